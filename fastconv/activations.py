@@ -1,0 +1,52 @@
+"""The elementwise functions that a kernel can apply in its last store, in the order that names them to native code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+LEAKY_SLOPE = 0.01  # PyTorch's default
+
+
+def relu(y: Array) -> Array:
+    return np.maximum(y, 0)
+
+
+def relu6(y: Array) -> Array:
+    return np.clip(y, 0, 6)
+
+
+def leaky_relu(y: Array) -> Array:
+    return np.where(y > 0, y, LEAKY_SLOPE * y)
+
+
+def elu(y: Array) -> Array:
+    return np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
+
+
+def sigmoid(y: Array) -> Array:
+    e = np.exp(-np.abs(y))  # never overflows
+    return np.where(y >= 0, 1, e) / (1 + e)
+
+
+def tanh(y: Array) -> Array:
+    return np.asarray(np.tanh(y))
+
+
+def silu(y: Array) -> Array:
+    return y * sigmoid(y)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    f.__name__: f for f in (relu, relu6, leaky_relu, elu, sigmoid, tanh, silu)
+}
+INTEGER_ACTIVATIONS = ("relu", "relu6")  # those that map integers to integers
+
+
+def activation_code(name: str | None) -> int:
+    """The number by which compiled kernels know an activation: 0 for none, then the order of ``ACTIVATIONS``."""
+    return 0 if name is None else 1 + list(ACTIVATIONS).index(name)

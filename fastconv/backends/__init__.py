@@ -1,0 +1,123 @@
+"""The table of backends, and how the backend of a call is settled.
+
+A backend is a module with the functions of `fastconv.backends.protocol`; it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+from fastconv import config
+from fastconv.backends.protocol import Backend
+from fastconv.errors import BackendUnavailableError
+
+
+class Row(NamedTuple):
+    """Where a backend lives, whose arrays it takes, and what installs it."""
+
+    module: str
+    library: str
+    install: str
+
+
+BACKENDS: dict[str, Row] = {
+    "reference": Row("fastconv.backends.reference", "numpy", "pip install fastconv"),
+    "cpp": Row("fastconv.backends.cpp", "numpy", "pip install --force-reinstall fastconv"),
+    "numba": Row("fastconv.backends.numba_cpu", "numpy", "pip install 'fastconv[numba]'"),
+    "cupy": Row("fastconv.backends.cupy", "cupy", "a version of fastconv with CUDA kernels"),
+}
+AUTOMATIC = ("cpp", "numba", "reference")  # best first
+
+
+@lru_cache(maxsize=None)
+def load(name: str) -> Backend:
+    """The backend's module; raises `BackendUnavailableError` with the reason where it cannot run."""
+    row = _row(name)
+    try:
+        return cast("Backend", importlib.import_module(row.module))
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"backend {name!r} is not available: {error}; it needs: {row.install}"
+        ) from error
+
+
+def available_backends() -> dict[str, bool | str]:
+    """Which backends can run here.
+
+    Returns
+    -------
+    dict
+        ``True`` for each backend that can, otherwise the reason why not. Imports every backend.
+    """
+    found: dict[str, bool | str] = {}
+    for name in BACKENDS:
+        try:
+            load(name)
+            found[name] = True
+        except BackendUnavailableError as error:
+            found[name] = str(error.__cause__)
+    return found
+
+
+def resolve(op: str, explicit: str | None, library: str) -> tuple[str, Backend]:
+    """The backend for arrays of ``library`` in call ``op``: by name, by the arrays, by the settings, else the best.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the named backend cannot run here.
+    TypeError
+        If the named backend takes another library's arrays: arrays are never moved between devices unasked.
+    """
+    name = explicit
+    if name is None and library != "numpy":
+        name = next(n for n, row in BACKENDS.items() if row.library == library)
+    name = name or config.backend_name() or _automatic()
+    backend = load(name)
+    if BACKENDS[name].library != library:
+        raise TypeError(f"{op}: backend {name!r} takes {BACKENDS[name].library} arrays, got {library} arrays")
+    return name, backend
+
+
+def set_backend(name: str | None) -> None:
+    """Make a backend the default of the whole process; ``None`` returns to the automatic choice.
+
+    Raises
+    ------
+    ValueError
+        If there is no such backend.
+    BackendUnavailableError
+        If it cannot run here; the message says why and what to install.
+    """
+    if name is not None:
+        load(name)
+    config.set_process_backend(name)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Use a backend inside a ``with`` block, in this thread or async task only. Raises as `set_backend` does."""
+    load(name)
+    with config.backend_context(name):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _automatic() -> str:
+    for name in AUTOMATIC:
+        try:
+            load(name)
+        except BackendUnavailableError:
+            continue
+        return name
+    raise AssertionError("the reference backend needs NumPy only")
+
+
+def _row(name: object) -> Row:
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return BACKENDS[name]

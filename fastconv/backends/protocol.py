@@ -1,0 +1,78 @@
+"""What a backend is: a module with these functions.
+
+``ops`` calls them with arrays that are known to be sound: C-contiguous, aligned, native byte order, of one dtype,
+shaped as the geometry says (``geometry.x_shape`` and so on; always three spatial axes), not overlapping the output,
+and with no extent of zero anywhere. Kernels overwrite their output completely and read nothing from it.
+
+dtypes: the convolution kernels take float32, float64, int32 and int64; ``max_pool`` takes every integer type of 8 to
+64 bits, float32 and float64; the other pooling kernels float32 and float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fastconv.geometry import ConvGeometry, PoolGeometry
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+KERNELS = (
+    "conv_forward",
+    "conv_grad_input",
+    "conv_grad_weight",
+    "max_pool",
+    "max_pool_grad_input",
+    "avg_pool",
+    "avg_pool_grad_input",
+)
+
+
+class Backend(Protocol):
+    """The module's face; see the kernels of `fastconv.backends.reference` for the definitions."""
+
+    def conv_forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        y: Array,
+        geometry: ConvGeometry,
+        /,
+    ) -> None:
+        """``y = activation(weight * x + bias)``."""
+
+    def conv_grad_input(
+        self,
+        grad_y: Array,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        grad_x: Array,
+        geometry: ConvGeometry,
+        /,
+    ) -> None:
+        """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``: a transposed convolution too."""
+
+    def conv_grad_weight(
+        self, x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry, /
+    ) -> None:
+        """``grad_weight[k,c,t] = sum over n, o of grad_y[n,k,o] * x[n,c,o*stride - pad_low + t*dilation]``."""
+
+    def max_pool(self, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry, /) -> None:
+        """Maximum of each window and, where ``indices`` (int64) is given, its flat position in the plane."""
+
+    def max_pool_grad_input(self, grad_y: Array, indices: Array, grad_x: Array, /) -> int:
+        """Add each ``grad_y[p, i]`` to ``grad_x[p, indices[p, i]]`` (both flat per plane); index -1 adds nothing.
+
+        Returns -1, or the flat position of an index outside the plane (``grad_x`` is then unspecified).
+        """
+
+    def avg_pool(self, x: Array, y: Array, geometry: PoolGeometry, /) -> None:
+        """Sum of each window divided by its divisor."""
+
+    def avg_pool_grad_input(self, grad_y: Array, grad_x: Array, geometry: PoolGeometry, /) -> None:
+        """The adjoint of `avg_pool`."""
+
+    def describe(self) -> dict[str, str]:
+        """Versions, instruction set and threading of the backend, for `fastconv.show_config`."""

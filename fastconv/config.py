@@ -1,0 +1,170 @@
+"""Settings: the backend, threads, algorithm and workspace of a call.
+
+Each setting is looked up in the context (a `contextvars.ContextVar`, so threads and async tasks keep their own),
+then in the process-wide value, then in the environment. Nothing here imports a backend.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastconv.errors import ShapeError
+from fastconv.geometry import one_int
+
+ALGORITHMS = ("auto", "direct")
+
+
+class Config(NamedTuple):
+    """What `config_context` and `use_backend` set; ``None`` means "not set here"."""
+
+    backend: str | None = None
+    threads: int | None = None
+    algorithm: str | None = None
+    workspace_limit: int | None = None
+    deterministic: bool | None = None
+
+
+_context: ContextVar[Config] = ContextVar("fastconv_config", default=Config())
+_process = Config()
+
+
+def backend_name() -> str | None:
+    """The backend that context, process or environment name, in this order; ``None`` where none does."""
+    return _context.get().backend or _process.backend or os.environ.get("FASTCONV_BACKEND") or None
+
+
+def algorithm() -> str:
+    """The algorithm to use: ``"auto"`` unless a `config_context` names another."""
+    return _context.get().algorithm or "auto"
+
+
+def get_num_threads() -> int:
+    """The number of threads that the ``cpp`` and ``numba`` backends use.
+
+    Returns
+    -------
+    int
+        What `config_context`, `set_num_threads` or ``FASTCONV_NUM_THREADS`` say; otherwise the processors that this
+        process may use, by its affinity mask and its cgroup's CPU quota.
+    """
+    return _context.get().threads or _process.threads or _default_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads of the ``cpp`` and ``numba`` backends for the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Results do not depend on it.
+
+    Raises
+    ------
+    ShapeError
+        If ``n`` is smaller than 1.
+    TypeError
+        If ``n`` is not an int.
+    """
+    global _process
+    _process = _process._replace(threads=_thread_count("set_num_threads", "n", n))
+
+
+def set_process_backend(name: str | None) -> None:
+    """Make ``name`` the backend of the whole process; whether it can run is the caller's to check."""
+    global _process
+    _process = _process._replace(backend=name)
+
+
+@contextmanager
+def backend_context(name: str) -> Iterator[None]:
+    """Make ``name`` the backend inside a ``with`` block; whether it can run is the caller's to check."""
+    token = _context.set(_context.get()._replace(backend=name))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+@contextmanager
+def config_context(
+    *,
+    threads: int | None = None,
+    algorithm: str | None = None,
+    workspace_limit: int | None = None,
+    deterministic: bool | None = None,
+) -> Iterator[None]:
+    """Settings for the calls inside a ``with`` block, in this thread or async task only.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Number of threads, as in `set_num_threads`.
+    algorithm : {"auto", "direct"}, optional
+        The convolution algorithm; one that cannot serve a call raises.
+    workspace_limit : int, optional
+        Bytes of temporary memory that a kernel may use beside its inputs and output.
+    deterministic : bool, optional
+        Ask for bitwise reproducible results. All present kernels are; the setting exists for those that may not be.
+
+    Raises
+    ------
+    ValueError
+        If ``algorithm`` is unknown.
+    TypeError, ShapeError
+        If a number is not an int or too small.
+    """
+    changes: dict[str, Any] = {}
+    if threads is not None:
+        changes["threads"] = _thread_count("config_context", "threads", threads)
+    if algorithm is not None:
+        if algorithm not in ALGORITHMS:
+            raise ValueError(
+                f"config_context: algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}"
+            )
+        changes["algorithm"] = algorithm
+    if workspace_limit is not None:
+        changes["workspace_limit"] = one_int("config_context", "workspace_limit", workspace_limit, low=0)
+    if deterministic is not None:
+        changes["deterministic"] = bool(deterministic)
+    token = _context.set(_context.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+MAX_THREADS = 1024
+
+
+def _thread_count(op: str, name: str, value: object) -> int:
+    count = one_int(op, name, value, low=1)
+    if count > MAX_THREADS:
+        raise ShapeError(f"{op}: {name} must be at most {MAX_THREADS}, got {count}")
+    return count
+
+
+@lru_cache(maxsize=1)
+def _default_threads() -> int:
+    wanted = os.environ.get("FASTCONV_NUM_THREADS")
+    if wanted:
+        if not wanted.isdecimal():
+            raise ValueError(f"FASTCONV_NUM_THREADS must be a positive int, got {wanted!r}")
+        return _thread_count("FASTCONV_NUM_THREADS", "value", int(wanted))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, _cgroup_cpus(), MAX_THREADS))
+
+
+def _cgroup_cpus() -> int:
+    """Whole processors of the cgroup's CPU quota, rounded up; a large number where there is no quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
+        return MAX_THREADS

@@ -1,0 +1,650 @@
+"""The only validation of shapes and the only output-size arithmetic in the project.
+
+Every public operation turns its shapes and window parameters into one immutable geometry here, once; backends
+receive a geometry that is known to be sound and never look at user input. One- and two-dimensional operations
+are three-dimensional ones with extents of one in front, so a backend writes each kernel once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastconv.errors import ShapeError
+
+Size3 = tuple[int, int, int]
+Shape = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]
+IntOrInts = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+
+# Sums and products of two legal sizes stay inside 64 signed bits, so kernels may add and subtract freely.
+SIZE_LIMIT = 2**61
+SAME_PADDINGS = ("same", "same_lower", "causal")
+PADDING_NAMES = ("valid", *SAME_PADDINGS)
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class ConvGeometry(NamedTuple):
+    """A convolution: ``y[n,k,o] = sum over c, t of weight[k,c,t] * x[n,c, o*stride - pad_low + t*dilation]``.
+
+    A transposed convolution has the geometry of the convolution whose input gradient it is.
+    Every size is spatial and has three axes; ``pad_high`` follows from the output size and is not needed.
+    """
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    groups: int
+    input_size: Size3
+    output_size: Size3
+    kernel_size: Size3
+    stride: Size3
+    dilation: Size3
+    pad_low: Size3
+
+    @property
+    def x_shape(self) -> Shape:
+        return (self.batch, self.in_channels, *self.input_size)
+
+    @property
+    def y_shape(self) -> Shape:
+        return (self.batch, self.out_channels, *self.output_size)
+
+    @property
+    def weight_shape(self) -> Shape:
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to multiply: some extent is zero, so every sum is."""
+        return 0 in self.x_shape or 0 in self.y_shape
+
+
+class PoolGeometry(NamedTuple):
+    """Windows over ``planes`` independent images; a plane is one channel of one batch element.
+
+    Where ``adaptive`` is set, window ``i`` of an axis covers ``floor(i*L/o) .. ceil((i+1)*L/o)`` and kernel size,
+    stride, dilation and padding are ones and zeros. ``divisor_override`` is 0 where there is none.
+    """
+
+    planes: int
+    input_size: Size3
+    output_size: Size3
+    kernel_size: Size3
+    stride: Size3
+    dilation: Size3
+    pad_low: Size3
+    pad_high: Size3
+    adaptive: bool = False
+    count_include_pad: bool = True
+    divisor_override: int = 0
+
+    @property
+    def x_shape(self) -> Shape:
+        return (self.planes, *self.input_size)
+
+    @property
+    def y_shape(self) -> Shape:
+        return (self.planes, *self.output_size)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to read or nothing to write."""
+        return 0 in self.x_shape or 0 in self.y_shape
+
+
+class AxisWindows(NamedTuple):
+    """For each window of one axis: its first tap inside the input, how many lie inside, and its divisor length."""
+
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+
+class Tap(NamedTuple):
+    """One kernel position: ``y[outputs]`` and ``x[inputs]`` (three slices each) are what it connects."""
+
+    position: Size3
+    outputs: tuple[slice, slice, slice]
+    inputs: tuple[slice, slice, slice]
+
+
+def taps(geometry: ConvGeometry) -> Iterator[Tap]:
+    """Every kernel position in row-major order with the part of input and output that it connects.
+
+    Output ``o`` of an axis reads input ``o*stride - pad_low + t*dilation``; the outputs for which that lies inside
+    the input form a range, so padding needs neither a padded copy nor a test per element.
+    """
+    yield from (
+        Tap((t[0][0], t[1][0], t[2][0]), (t[0][1], t[1][1], t[2][1]), (t[0][2], t[1][2], t[2][2]))
+        for t in product(*(list(_axis_taps(geometry, axis)) for axis in range(3)))
+    )
+
+
+def _axis_taps(geometry: ConvGeometry, axis: int) -> Iterator[tuple[int, slice, slice]]:
+    size, outputs = geometry.input_size[axis], geometry.output_size[axis]
+    stride, dilation, pad = geometry.stride[axis], geometry.dilation[axis], geometry.pad_low[axis]
+    for t in range(geometry.kernel_size[axis]):
+        offset = t * dilation - pad
+        first = max(0, -(offset // stride))
+        last = min(outputs - 1, (size - 1 - offset) // stride)
+        if first <= last:
+            start = first * stride + offset
+            yield t, slice(first, last + 1), slice(start, last * stride + offset + 1, stride)
+
+
+@lru_cache(maxsize=256)
+def pool_windows(geometry: PoolGeometry) -> tuple[AxisWindows, AxisWindows, AxisWindows]:
+    """The windows of each axis, clipped to the input by arithmetic (a window may be far larger than its input)."""
+    d, h, w = (_axis_windows(geometry, axis) for axis in range(3))
+    return d, h, w
+
+
+def _axis_windows(geometry: PoolGeometry, axis: int) -> AxisWindows:
+    size, outputs = geometry.input_size[axis], geometry.output_size[axis]
+    index = np.arange(outputs, dtype=np.int64)
+    if geometry.adaptive:
+        first = index * size // max(outputs, 1)
+        count = -(-(index + 1) * size // max(outputs, 1)) - first
+        windows = AxisWindows(first, count, count)
+    else:
+        stride, dilation, kernel = geometry.stride[axis], geometry.dilation[axis], geometry.kernel_size[axis]
+        low, high = geometry.pad_low[axis], geometry.pad_high[axis]
+        start = index * stride - low
+        skipped = np.maximum(0, -(start // dilation))  # taps left of the input
+        inside = np.minimum(kernel, -((start - size) // dilation))  # taps left of its end
+        length = np.minimum(kernel, -((start - size - high) // dilation))
+        windows = AxisWindows(start + skipped * dilation, np.maximum(0, inside - skipped), length)
+    for array in windows:
+        array.flags.writeable = False
+    return windows
+
+
+# --- building geometries ---------------------------------------------------------------------------------------------
+
+
+def conv_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    stride: IntOrInts,
+    padding: Padding,
+    dilation: IntOrInts,
+    groups: int,
+    *,
+    weight_name: str = "weight",
+) -> ConvGeometry:
+    """The geometry of ``op`` (its name, for messages) with ``ndim`` spatial axes; raises `ShapeError` or `TypeError`."""
+    return _conv_geometry(
+        op,
+        ndim,
+        input_shape,
+        weight_shape,
+        axis_ints(op, "stride", stride, ndim, low=1),
+        padding_spec(op, padding, ndim),
+        axis_ints(op, "dilation", dilation, ndim, low=1),
+        one_int(op, "groups", groups, low=1),
+        weight_name,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _conv_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: str | Pairs,
+    dilation: Shape,
+    groups: int,
+    weight_name: str,
+) -> ConvGeometry:
+    batch, channels, size = split_shape(op, "input", input_shape, ndim)
+    out_channels, kernel = _split_weight(op, weight_name, weight_shape, ndim)
+    per_group = weight_shape[1]
+    if out_channels < groups or out_channels % groups:
+        raise ShapeError(
+            f"{op}: {weight_name} has {out_channels} output channels, expected a multiple of groups={groups}"
+        )
+    if channels != per_group * groups:
+        raise ShapeError(
+            f"{op}: {weight_name} has {per_group} input channels per group, "
+            f"input has {channels} channels in {groups} group{'s' * (groups != 1)}"
+        )
+    pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+    output = tuple(
+        _window_count(op, axis, *parameters)
+        for axis, parameters in enumerate(zip(size, kernel, stride, dilation, pads, strict=True))
+    )
+    return ConvGeometry(
+        batch,
+        channels,
+        out_channels,
+        groups,
+        three(size),
+        three(output),
+        three(kernel),
+        three(stride),
+        three(dilation),
+        three(tuple(low for low, _ in pads), 0),
+    )
+
+
+def conv_transpose_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    stride: IntOrInts,
+    padding: Padding,
+    output_padding: IntOrInts,
+    groups: int,
+    dilation: IntOrInts,
+    output_size: IntOrInts | None,
+) -> ConvGeometry:
+    """The geometry of the convolution whose input gradient the transposed convolution ``op`` is."""
+    return _conv_transpose_geometry(
+        op,
+        ndim,
+        input_shape,
+        weight_shape,
+        axis_ints(op, "stride", stride, ndim, low=1),
+        padding_spec(op, padding, ndim),
+        axis_ints(op, "output_padding", output_padding, ndim, low=0),
+        one_int(op, "groups", groups, low=1),
+        axis_ints(op, "dilation", dilation, ndim, low=1),
+        None if output_size is None else spatial_size(op, "output_size", output_size, ndim),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _conv_transpose_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    stride: Shape,
+    padding: str | Pairs,
+    output_padding: Shape,
+    groups: int,
+    dilation: Shape,
+    output_size: Shape | None,
+) -> ConvGeometry:
+    batch, channels, size = split_shape(op, "input", input_shape, ndim)
+    in_channels, kernel = _split_weight(op, "weight", weight_shape, ndim)
+    out_channels = weight_shape[1] * groups
+    if in_channels != channels:
+        raise ShapeError(f"{op}: weight has {in_channels} input channels, input has {channels} channels")
+    if channels % groups:
+        raise ShapeError(f"{op}: input has {channels} channels, expected a multiple of groups={groups}")
+    if out_channels == 0:
+        raise ShapeError(f"{op}: weight of shape {weight_shape} has no output channels")
+    if any(extra and output_size is not None for extra in output_padding):
+        raise ShapeError(
+            f"{op}: output_padding={output_padding} and output_size={output_size} exclude each other"
+        )
+    if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
+        raise ShapeError(
+            f"{op}: output_padding={output_padding} must be smaller than stride={stride} or dilation={dilation} on each axis"
+        )
+    if isinstance(padding, str) and padding in SAME_PADDINGS:
+        if any(output_padding):
+            raise ShapeError(
+                f"{op}: padding={padding!r} sets the output size, so output_padding must be 0, got {output_padding}"
+            )
+        outputs = output_size or tuple(length * s for length, s in zip(size, stride, strict=True))
+        for o in outputs:
+            _check_size(op, "output", o)
+        pads = resolve_padding(op, padding, outputs, kernel, stride, dilation)
+        possible = tuple(((length - 1) * s + 1, length * s) for length, s in zip(size, stride, strict=True))
+    else:
+        pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+        smallest = tuple(
+            (length - 1) * s - low - high + d * (k - 1) + 1
+            for length, s, (low, high), d, k in zip(size, stride, pads, dilation, kernel, strict=True)
+        )
+        outputs = output_size or tuple(o + extra for o, extra in zip(smallest, output_padding, strict=True))
+        possible = tuple((o, o + max(s, d) - 1) for o, s, d in zip(smallest, stride, dilation, strict=True))
+    if 0 in size:
+        raise ShapeError(f"{op}: input has an empty spatial axis, shape {input_shape}")
+    for o, (low, high) in zip(outputs, possible, strict=True):
+        _check_size(op, "output", o)
+        if o < 1:
+            raise ShapeError(
+                f"{op}: output size {outputs} is not positive (input size {size}, kernel size {kernel}, padding {pads})"
+            )
+        if not low <= o <= high:
+            raise ShapeError(f"{op}: output_size={outputs} is out of reach, expected {_ranges(possible)}")
+    return ConvGeometry(
+        batch,
+        out_channels,
+        channels,
+        groups,
+        three(outputs),
+        three(size),
+        three(kernel),
+        three(stride),
+        three(dilation),
+        three(tuple(low for low, _ in pads), 0),
+    )
+
+
+def pool_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: Padding,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+    *,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> PoolGeometry:
+    """The geometry of pooling ``op`` over ``ndim`` spatial axes."""
+    kernel = axis_ints(op, "kernel_size", kernel_size, ndim, low=1)
+    divisor = 0 if divisor_override is None else one_int(op, "divisor_override", divisor_override)
+    if divisor_override is not None and divisor == 0:
+        raise ShapeError(f"{op}: divisor_override must not be 0")
+    return _pool_geometry(
+        op,
+        ndim,
+        input_shape,
+        kernel,
+        kernel if stride is None else axis_ints(op, "stride", stride, ndim, low=1),
+        padding_spec(op, padding, ndim),
+        axis_ints(op, "dilation", dilation, ndim, low=1),
+        bool(ceil_mode),
+        bool(count_include_pad),
+        divisor,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _pool_geometry(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    kernel: Shape,
+    stride: Shape,
+    padding: str | Pairs,
+    dilation: Shape,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int,
+) -> PoolGeometry:
+    batch, channels, size = split_shape(op, "input", input_shape, ndim)
+    pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+    for (low, high), k, d in zip(pads, kernel, dilation, strict=True):
+        if max(low, high) > d * (k - 1):
+            raise ShapeError(
+                f"{op}: padding {pads} must be smaller than the dilated kernel on each side "
+                f"(kernel_size={kernel}, dilation={dilation})"
+            )
+    output = tuple(
+        _window_count(op, axis, *parameters, ceil_mode=ceil_mode)
+        for axis, parameters in enumerate(zip(size, kernel, stride, dilation, pads, strict=True))
+    )
+    return PoolGeometry(
+        batch * channels,
+        three(size),
+        three(output),
+        three(kernel),
+        three(stride),
+        three(dilation),
+        three(tuple(low for low, _ in pads), 0),
+        three(tuple(high for _, high in pads), 0),
+        False,
+        count_include_pad,
+        divisor_override,
+    )
+
+
+def adaptive_pool_geometry(
+    op: str, ndim: int, input_shape: Shape, output_size: int | None | Sequence[int | None]
+) -> PoolGeometry:
+    """The geometry of adaptive pooling; ``None`` keeps an axis. Even divisions become ordinary windows."""
+    batch, channels, size = split_shape(op, "input", input_shape, ndim)
+    wanted = (
+        [output_size] * ndim if output_size is None or isinstance(output_size, int) else list(output_size)
+    )
+    if len(wanted) != ndim:
+        raise ShapeError(f"{op}: output_size has {len(wanted)} values, expected {ndim}")
+    output = axis_ints(
+        op, "output_size", [s if o is None else o for o, s in zip(wanted, size, strict=True)], ndim, low=0
+    )
+    if 0 in size:
+        raise ShapeError(f"{op}: input has an empty spatial axis, shape {input_shape}")
+    ones, zeros = (1, 1, 1), (0, 0, 0)
+    if all(o and length % o == 0 for o, length in zip(output, size, strict=True)):
+        kernel = three(tuple(length // o for o, length in zip(output, size, strict=True)), 1)
+        return PoolGeometry(batch * channels, three(size), three(output), kernel, kernel, ones, zeros, zeros)
+    return PoolGeometry(
+        batch * channels, three(size), three(output), ones, ones, ones, zeros, zeros, adaptive=True
+    )
+
+
+def unpool_size(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: Padding,
+    output_size: IntOrInts | None,
+) -> Shape:
+    """The spatial size that `max_unpool` restores: by default the smallest that pools to its input."""
+    kernel = axis_ints(op, "kernel_size", kernel_size, ndim, low=1)
+    steps = kernel if stride is None else axis_ints(op, "stride", stride, ndim, low=1)
+    spec = padding_spec(op, padding, ndim)
+    size = split_shape(op, "input", input_shape, ndim)[2]
+    if isinstance(spec, str) and spec in SAME_PADDINGS:
+        default = tuple(length * s for length, s in zip(size, steps, strict=True))
+    else:
+        pads = resolve_padding(op, spec, size, kernel, steps, (1,) * ndim)
+        default = tuple(
+            (length - 1) * s - low - high + k
+            for length, s, (low, high), k in zip(size, steps, pads, kernel, strict=True)
+        )
+    chosen = default if output_size is None else spatial_size(op, "output_size", output_size, ndim)
+    possible = tuple((max(1, o - s + 1), o + s - 1) for o, s in zip(default, steps, strict=True))
+    for o, (low, high) in zip(chosen, possible, strict=True):
+        _check_size(op, "output", o)
+        if not low <= o <= high:
+            raise ShapeError(f"{op}: output size {chosen} is out of reach, expected {_ranges(possible)}")
+    return chosen
+
+
+# --- reading parameters ----------------------------------------------------------------------------------------------
+
+
+def one_int(op: str, name: str, value: object, *, low: int | None = None) -> int:
+    """``value`` as an int of at least ``low``; booleans and floats are refused."""
+    if type(value) is not int:
+        try:
+            if isinstance(value, bool | np.bool_):
+                raise TypeError
+            value = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{op}: {name} must be an int, got {_show(value)}") from None
+    if low is not None and value < low:
+        raise ShapeError(f"{op}: {name} must be at least {low}, got {value}")
+    if abs(value) > SIZE_LIMIT:
+        raise ShapeError(f"{op}: {name} must not exceed 2**61, got {value}")
+    return value
+
+
+def axis_ints(op: str, name: str, value: IntOrInts, ndim: int, *, low: int) -> Shape:
+    """One int for each spatial axis; a single int stands for all of them."""
+    if type(value) is int and low <= value <= SIZE_LIMIT:
+        return (value,) * ndim
+    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1:
+        values = tuple(one_int(op, name, item, low=low) for item in value)
+        if len(values) == 1:
+            return values * ndim
+        if len(values) != ndim:
+            raise ShapeError(
+                f"{op}: {name} has {len(values)} values, expected one int or {ndim}, got {_show(value)}"
+            )
+        return values
+    if isinstance(value, list | tuple):
+        raise TypeError(f"{op}: {name} must be an int or {ndim} ints, got {_show(value)}")
+    return (one_int(op, name, value, low=low),) * ndim
+
+
+def spatial_size(op: str, name: str, value: IntOrInts, ndim: int) -> Shape:
+    """The spatial part of a size given with or without its batch and channel axes."""
+    if isinstance(value, list | tuple | np.ndarray) and len(value) in (ndim + 1, ndim + 2):
+        return axis_ints(op, name, tuple(value)[-ndim:], ndim, low=0)
+    return axis_ints(op, name, value, ndim, low=0)
+
+
+def whole_shape(op: str, name: str, value: Sequence[int]) -> Shape:
+    """A shape given by the user: a sequence of ints that are not negative."""
+    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1:
+        raise TypeError(f"{op}: {name} must be a sequence of ints, got {_show(value)}")
+    return tuple(one_int(op, name, item, low=0) for item in value)
+
+
+def full_shape(op: str, name: str, value: Sequence[int], like: Shape, ndim: int) -> Shape:
+    """A whole shape; one that gives the spatial axes only takes batch and channels from ``like``."""
+    shape = whole_shape(op, name, value)
+    if len(shape) == ndim:
+        return (*like[:-ndim], *shape)
+    if len(shape) != len(like):
+        raise ShapeError(
+            f"{op}: {name} has {len(shape)} values, expected {len(like)} (a whole shape) or {ndim}, got {shape}"
+        )
+    return shape
+
+
+def padding_spec(op: str, padding: Padding, ndim: int) -> str | Pairs:
+    """Padding as one of its names or as one ``(low, high)`` pair for each axis."""
+    if type(padding) is int and 0 <= padding <= SIZE_LIMIT:
+        return ((padding, padding),) * ndim
+    if isinstance(padding, str):
+        if padding not in PADDING_NAMES:
+            raise ShapeError(
+                f"{op}: padding must be numbers or one of {', '.join(PADDING_NAMES)}, got {padding!r}"
+            )
+        if padding == "causal" and ndim != 1:
+            raise ShapeError(f"{op}: padding='causal' needs one spatial axis, this operation has {ndim}")
+        return padding
+    if isinstance(padding, list | tuple | np.ndarray):
+        items = list(padding)
+        if any(isinstance(item, list | tuple | np.ndarray) for item in items):
+            if len(items) != ndim or any(np.shape(item) != (2,) for item in items):
+                raise ShapeError(
+                    f"{op}: padding must give one (low, high) pair for each of {ndim} axes, got {_show(padding)}"
+                )
+            pairs = [tuple(one_int(op, "padding", side, low=0) for side in item) for item in items]
+            return tuple((low, high) for low, high in pairs)
+        if len(items) == 2 * ndim:
+            example = ", ".join(f"({items[2 * i]}, {items[2 * i + 1]})" for i in range(ndim))
+            raise ShapeError(
+                f"{op}: a flat padding of {2 * ndim} ints is ambiguous; give one (low, high) pair for each axis, such as "
+                f"padding=({example}{',' * (ndim == 1)}), got {_show(padding)}"
+            )
+    return tuple((p, p) for p in axis_ints(op, "padding", padding, ndim, low=0))  # type: ignore[arg-type]
+
+
+def resolve_padding(
+    op: str, padding: str | Pairs, size: Shape, kernel: Shape, stride: Shape, dilation: Shape
+) -> Pairs:
+    """Named padding as pairs. ``"same"`` is what makes ``out = ceil(in / stride)``, an odd element at the end."""
+    if not isinstance(padding, str):
+        return padding
+    if padding == "valid":
+        return ((0, 0),) * len(size)
+    pairs = []
+    for length, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        if padding == "causal":
+            pairs.append((d * (k - 1), 0))
+            continue
+        total = max(0, (-(-length // s) - 1) * s + d * (k - 1) + 1 - length)
+        small, large = total // 2, total - total // 2
+        pairs.append((small, large) if padding == "same" else (large, small))
+    return tuple(pairs)
+
+
+def split_shape(op: str, name: str, shape: Shape, ndim: int) -> tuple[int, int, Shape]:
+    """``(batch, channels, spatial)`` of a batched or unbatched shape."""
+    axes = ("D", "H", "W")[3 - ndim :]
+    if len(shape) == ndim + 2:
+        return shape[0], shape[1], shape[2:]
+    if len(shape) == ndim + 1:
+        return 1, shape[0], shape[1:]
+    batched = ", ".join(("N", "C", *axes))
+    raise ShapeError(
+        f"{op}: {name} has {len(shape)} dimensions, shape {shape}, expected ({batched}) or ({batched.removeprefix('N, ')})"
+    )
+
+
+def check_shape(op: str, name: str, shape: Shape, expected: Shape) -> None:
+    """Raises `ShapeError` unless the shapes are equal."""
+    if shape != expected:
+        raise ShapeError(f"{op}: {name} has shape {shape}, expected {expected}")
+
+
+def _split_weight(op: str, name: str, shape: Shape, ndim: int) -> tuple[int, Shape]:
+    if len(shape) != ndim + 2:
+        raise ShapeError(f"{op}: {name} has {len(shape)} dimensions, shape {shape}, expected {ndim + 2}")
+    if 0 in shape[2:]:
+        raise ShapeError(f"{op}: {name} of shape {shape} has an empty kernel axis")
+    return shape[0], shape[2:]
+
+
+def _window_count(
+    op: str,
+    axis: int,
+    size: int,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    pads: tuple[int, int],
+    *,
+    ceil_mode: bool = False,
+) -> int:
+    """``(L + p_lo + p_hi - d(k-1) - 1 [+ s-1]) // s + 1``; a ceil_mode window may not start beyond the input's end."""
+    padded, extent = size + sum(pads), dilation * (kernel - 1) + 1
+    _check_size(op, "padded input", padded)
+    _check_size(op, "dilated kernel", extent)
+    if padded < extent:
+        raise ShapeError(
+            f"{op}: the kernel spans {extent} elements on spatial axis {axis}, the padded input has {padded} "
+            f"(input {size}, padding {pads})"
+        )
+    count = (padded - extent + (stride - 1 if ceil_mode else 0)) // stride + 1
+    if ceil_mode and (count - 1) * stride >= size + pads[0]:
+        count -= 1
+    return count
+
+
+def _check_size(op: str, what: str, value: int) -> None:
+    if value > SIZE_LIMIT:
+        raise ShapeError(f"{op}: {what} size must not exceed 2**61, got {value}")
+
+
+def three(values: Shape, filler: int = 1) -> Size3:
+    """``values`` as three axes, with ``filler`` in front."""
+    a, b, c = (filler,) * (3 - len(values)) + tuple(values)
+    return a, b, c
+
+
+def _ranges(possible: Pairs) -> str:
+    return " x ".join(f"{low}..{high}" for low, high in possible)
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""The public operations: settle geometry, backend and dtype, allocate, call one kernel."""

@@ -1,0 +1,241 @@
+"""From what users pass to what kernels take: array libraries, dtypes, memory layout, and outputs."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+
+from fastconv import backends, config
+from fastconv.backends.protocol import Backend
+from fastconv.errors import ShapeError
+from fastconv.geometry import Shape, check_shape
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+ArrayLike = Any
+DType = np.dtype[Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NARROW = ("float16", "bfloat16")  # stored as such, computed in float32
+_SMALL_INTEGERS = 2  # bytes: wider ones need 64-bit sums
+
+
+class Call(NamedTuple):
+    """One public call: its name for messages, the settled backend, and the module of its arrays."""
+
+    op: str
+    backend_name: str
+    backend: Backend
+    xp: Any
+
+    def empty(self, shape: Shape, dtype: DType) -> Array:
+        """An uninitialised array; sizes beyond the address space give `MemoryError` like any other that do not fit."""
+        try:
+            return self.xp.empty(shape, dtype)
+        except ValueError as error:
+            raise MemoryError(
+                f"{self.op}: an array of shape {shape} and dtype {dtype} is too large"
+            ) from error
+
+    def full(self, shape: Shape, value: Any, dtype: DType) -> Array:
+        """As `empty`, filled."""
+        array = self.empty(shape, dtype)
+        array[...] = value
+        return array
+
+
+def begin(op: str, backend: str | None, **arrays: ArrayLike) -> tuple[Call, list[Array]]:
+    """Settles the array library and the backend of a call and converts its inputs to plain arrays.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays, matrices, sparse or otherwise foreign arrays, and arrays of different libraries.
+    """
+    library = "numpy"
+    for value in arrays.values():
+        if type(value) is not np.ndarray and type(value).__module__.partition(".")[0] == "cupy":
+            library = "cupy"
+    xp = sys.modules[library]
+    if config.algorithm() not in config.ALGORITHMS:
+        raise ValueError(f"{op}: unknown algorithm {config.algorithm()!r}")
+    name, module = backends.resolve(op, backend, library)
+    plain = [_plain_array(op, argument, value, library, xp) for argument, value in arrays.items()]
+    return Call(op, name, module, xp), plain
+
+
+def _plain_array(op: str, argument: str, value: ArrayLike, library: str, xp: Any) -> Array:
+    if value is None or type(value) is xp.ndarray:
+        return value
+    if library == "cupy":
+        raise TypeError(
+            f"{op}: {argument} is a {type(value).__name__}, other arguments are cupy arrays: move it first"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{op}: {argument} is a masked array, whose mask would be lost: pass {argument}.filled(...)"
+        )
+    if isinstance(value, np.matrix):
+        raise TypeError(f"{op}: {argument} is a numpy.matrix: pass numpy.asarray({argument})")
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # ragged nested sequences
+        raise ShapeError(f"{op}: {argument} is not a regular array: {error}") from error
+
+
+class Precision(NamedTuple):
+    """The dtype that a call returns and the one that its kernel computes in."""
+
+    result: DType
+    compute: DType
+
+
+def _checked(op: str, argument: str, array: Array) -> DType:
+    dtype: DType = array.dtype
+    if dtype.kind in "biu" or dtype.name in ("float32", "float64", *_NARROW):
+        return dtype
+    raise TypeError(
+        f"{op}: {argument} has dtype {dtype}, expected float16, bfloat16, float32, float64, an integer type or bool"
+    )
+
+
+def conv_precision(op: str, **arrays: Array | None) -> Precision:
+    """Floating types promote as in NumPy; an all-integer convolution sums exactly in int32 or int64."""
+    dtypes = [_checked(op, argument, array) for argument, array in arrays.items() if array is not None]
+    if all(dtype.kind in "biu" for dtype in dtypes):
+        wide = max(dtype.itemsize for dtype in dtypes) > _SMALL_INTEGERS
+        exact = np.dtype(np.int64 if wide else np.int32)
+        return Precision(exact, exact)
+    return _floating(dtypes)
+
+
+def mean_precision(op: str, **arrays: Array) -> Precision:
+    """As NumPy's mean: floating types stay, integers become float64."""
+    dtypes = [_checked(op, argument, array) for argument, array in arrays.items()]
+    if all(dtype.kind in "biu" for dtype in dtypes):
+        return Precision(np.dtype(np.float64), np.dtype(np.float64))
+    return _floating(dtypes)
+
+
+def max_precision(op: str, **arrays: Array) -> Precision:
+    """Comparison keeps the type; a kernel sees bool as uint8 and narrow floating types as float32, both exact."""
+    (dtype,) = (_checked(op, argument, array) for argument, array in arrays.items())
+    native = dtype.newbyteorder("=")
+    if native.kind == "b":
+        return Precision(native, np.dtype(np.uint8))
+    return Precision(native, np.dtype(np.float32) if native.name in _NARROW else native)
+
+
+def _floating(dtypes: list[DType]) -> Precision:
+    first = dtypes[0]
+    if all(dtype is first for dtype in dtypes) and first.isnative:
+        result = first
+    else:
+        result = np.result_type(*dtypes).newbyteorder("=")
+    return Precision(result, np.dtype(np.float32) if result.name in _NARROW else result)
+
+
+def as_kernel_input(call: Call, array: Array, dtype: DType, shape: Shape | None = None) -> Array:
+    """``array`` in the kernel's dtype: C-contiguous, aligned, native; reshaped without a copy. Never modified."""
+    if array.dtype != dtype or not array.dtype.isnative:
+        array = array.astype(dtype, order="C")
+    flags = array.flags
+    if not flags.c_contiguous:
+        array = call.xp.ascontiguousarray(array)
+    elif not getattr(flags, "aligned", True):
+        array = array.copy(order="C")
+    return array if shape is None else array.reshape(shape)
+
+
+class Output(NamedTuple):
+    """Where a kernel writes, and what the caller gets of it."""
+
+    kernel: Array
+    shape: Shape
+    dtype: DType
+    out: Array | None
+    copy_to_out: bool
+
+    def finish(self) -> Array:
+        """Delivers what the kernel wrote, in the shape and dtype that were promised."""
+        if self.out is None:
+            return self.kernel.reshape(self.shape).astype(self.dtype, copy=False)
+        if self.copy_to_out:
+            self.out[...] = self.kernel.reshape(self.shape)
+        return self.out
+
+
+def new_output(
+    call: Call,
+    shape: Shape,
+    precision: Precision,
+    kernel_shape: Shape,
+    out: Array | None = None,
+    inputs: Sequence[Array | None] = (),
+) -> Output:
+    """Memory for a result: new, or the caller's ``out`` where the kernel can write there directly.
+
+    Raises
+    ------
+    ShapeError, ValueError, TypeError
+        If ``out`` is no array, or has another shape or dtype, is read-only, or overlaps an input or itself.
+    """
+    if out is None:
+        return Output(call.empty(kernel_shape, precision.compute), shape, precision.result, None, False)
+    _check_out(call, out, shape, precision.result, inputs)
+    direct = out.dtype == precision.compute and out.flags.c_contiguous and getattr(out.flags, "aligned", True)
+    target = out.reshape(kernel_shape) if direct else call.empty(kernel_shape, precision.compute)
+    return Output(target, shape, precision.result, out, not direct)
+
+
+def _check_out(call: Call, out: Array, shape: Shape, dtype: DType, inputs: Sequence[Array | None]) -> None:
+    op = call.op
+    if not isinstance(out, call.xp.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{op}: out must be a {call.xp.__name__}.ndarray, got {type(out).__name__}")
+    check_shape(op, "out", out.shape, shape)
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise ValueError(f"{op}: out has dtype {out.dtype!r}, expected {dtype!r}")
+    if not getattr(out.flags, "writeable", True):
+        raise ValueError(f"{op}: out is read-only")
+    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"{op}: out overlaps itself (strides {out.strides})")
+    if any(array is not None and _overlap(call, out, array) for array in inputs):
+        raise ValueError(f"{op}: out shares memory with an input")
+
+
+def _overlap(call: Call, a: Array, b: Array) -> bool:
+    if not call.xp.may_share_memory(a, b):
+        return False
+    if call.xp is not np:
+        return True
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def per_dimension(
+    function: Callable[Concatenate[int, P], R],
+) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
+    """The one-, two- and three-dimensional operation of a function whose first parameter is that number.
+
+    ``_nd`` in its name and ``Nd`` in its docstring become ``1d``, ``2d`` and ``3d``.
+    """
+
+    def make(ndim: int) -> Callable[P, R]:
+        def operation(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(ndim, *args, **kwargs)
+
+        operation.__name__ = operation.__qualname__ = function.__name__.replace("_nd", f"{ndim}d")
+        operation.__module__ = function.__module__
+        operation.__doc__ = (function.__doc__ or "").replace("Nd", f"{ndim}d")
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1:]
+        operation.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return operation
+
+    return make(1), make(2), make(3)

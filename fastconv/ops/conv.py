@@ -1,0 +1,549 @@
+"""Convolution and transposed convolution, forward and backward.
+
+A transposed convolution is the input gradient of a convolution, so three kernels serve both: what the one calls
+``forward`` is ``conv_forward``, ``conv_grad_input`` or ``conv_grad_weight`` to the other. Cross-correlation is meant
+throughout: no kernel is flipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastconv.activations import ACTIVATIONS, INTEGER_ACTIVATIONS
+from fastconv.errors import ShapeError
+from fastconv.geometry import (
+    PADDING_MODES,
+    ConvGeometry,
+    IntOrInts,
+    Padding,
+    Shape,
+    axis_ints,
+    check_shape,
+    conv_geometry,
+    conv_transpose_geometry,
+    padding_spec,
+    resolve_padding,
+    split_shape,
+    whole_shape,
+)
+from fastconv.ops import _padding
+from fastconv.ops._arrays import (
+    Array,
+    ArrayLike,
+    Call,
+    Precision,
+    as_kernel_input,
+    begin,
+    conv_precision,
+    new_output,
+    per_dimension,
+)
+
+Gradients = tuple[Any, Any, Any]
+
+
+def conv_nd(
+    ndim: int,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    activation: str | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Convolution (cross-correlation) with arguments in the order of ``torch.nn.functional.convNd``.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C_in, *spatial) or (C_in, *spatial)
+        Floating types promote as in NumPy; float16 and bfloat16 are accumulated in float32. If input, weight and bias
+        are all integers the sum is exact, in int32 for types of 8 and 16 bits and in int64 otherwise.
+    weight : array_like, shape (C_out, C_in / groups, *kernel)
+    bias : array_like, shape (C_out,), optional
+    stride, dilation : int or one int per axis
+    padding : int, one int per axis, one (low, high) pair per axis, or a name
+        ``"valid"``; ``"same"``, with ``out = ceil(in / stride)`` and an odd element at the end; ``"same_lower"``, with
+        it at the start; ``"causal"`` (1-D only).
+    groups : int
+        Divides both channel counts; each group of input channels makes its own output channels.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+    activation : {"relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu"}, optional
+        Applied as the result is stored. ``leaky_relu`` has slope 0.01.
+    out : ndarray, optional
+        Where to put the result: exact shape and dtype, writeable, not overlapping an input.
+    backend : str, optional
+        See `fastconv.available_backends`.
+
+    Returns
+    -------
+    ndarray, shape (N, C_out, *out) or (C_out, *out)
+        ``out = (in + low + high - dilation * (kernel - 1) - 1) // stride + 1`` on each axis.
+
+    Raises
+    ------
+    ShapeError
+        If shapes and window parameters do not fit together.
+    TypeError
+        For complex, object and masked arrays, or parameters that are no ints.
+    ValueError
+        For an unusable ``out`` or an unknown name.
+    BackendUnavailableError
+        If the named backend cannot run here.
+    """
+    op = f"conv{ndim}d"
+    call, (x, w, b) = begin(op, backend, input=input, weight=weight, bias=bias)
+    precision = conv_precision(op, input=x, weight=w, bias=b)
+    _check_activation(op, activation, precision)
+    padded, padding = _pad_explicitly(call, ndim, x, w.shape, stride, padding, dilation, padding_mode)
+    geometry = conv_geometry(op, ndim, padded.shape, w.shape, stride, padding, dilation, groups)
+    _check_bias(op, b, geometry.out_channels)
+    shape = _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
+    output = new_output(call, shape, precision, geometry.y_shape, out, (x, w, b))
+    _run_forward(call, padded, w, b, activation, output.kernel, precision, geometry)
+    return output.finish()
+
+
+def conv_transpose_nd(
+    ndim: int,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+    *,
+    output_size: IntOrInts | None = None,
+    activation: str | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Transposed convolution with arguments in the order of ``torch.nn.functional.conv_transposeNd``.
+
+    It is the gradient of `convNd` with respect to its input, so it undoes the change of size, not the values.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C_in, *spatial) or (C_in, *spatial)
+    weight : array_like, shape (C_in, C_out / groups, *kernel)
+    bias : array_like, shape (C_out,), optional
+    stride, dilation : int or one int per axis
+    padding : int, one int per axis, one (low, high) pair per axis, or a name
+        As in `convNd`; it shrinks the output. ``"same"`` gives ``out = in * stride``.
+    output_padding : int or one int per axis
+        Added to the output size at its end; smaller than stride or dilation.
+    groups : int
+    output_size : int, one int per axis, or a whole shape, optional
+        The wanted size instead of ``output_padding``.
+    activation, out, backend
+        As in `convNd`.
+
+    Returns
+    -------
+    ndarray, shape (N, C_out, *out) or (C_out, *out)
+        ``out = (in - 1) * stride - low - high + dilation * (kernel - 1) + output_padding + 1`` on each axis.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"conv_transpose{ndim}d"
+    call, (x, w, b) = begin(op, backend, input=input, weight=weight, bias=bias)
+    precision = conv_precision(op, input=x, weight=w, bias=b)
+    _check_activation(op, activation, precision)
+    geometry = conv_transpose_geometry(
+        op, ndim, x.shape, w.shape, stride, padding, output_padding, groups, dilation, output_size
+    )
+    _check_bias(op, b, geometry.in_channels)
+    shape = _user_shape(x, ndim, geometry.in_channels, geometry.input_size)
+    output = new_output(call, shape, precision, geometry.x_shape, out, (x, w, b))
+    _run_grad_input(call, x, w, b, activation, output.kernel, precision, geometry)
+    return output.finish()
+
+
+def conv_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    *,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    output_mask: Sequence[bool] = (True, True, True),
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `convNd` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape of the convolution's result
+    input, weight, stride, padding, dilation, groups, padding_mode
+        As they were given to `convNd`.
+    output_mask : three bools
+        Which of the gradients to compute.
+    backend : str, optional
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        ``None`` where the mask is false.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"conv{ndim}d_backward"
+    wants = _mask(op, output_mask)
+    call, (gy, x, w) = begin(op, backend, grad_output=grad_output, input=input, weight=weight)
+    precision = conv_precision(op, grad_output=gy, input=x, weight=w)
+    padded, zero_padding = _pad_explicitly(call, ndim, x, w.shape, stride, padding, dilation, padding_mode)
+    geometry = conv_geometry(op, ndim, padded.shape, w.shape, stride, zero_padding, dilation, groups)
+    check_shape(
+        op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
+    )
+    grad_input = grad_weight = grad_bias = None
+    if wants[0]:
+        output = new_output(call, padded.shape, precision, geometry.x_shape)
+        _run_grad_input(call, gy, w, None, None, output.kernel, precision, geometry)
+        grad_input = output.finish()
+        if padded is not x:
+            pads = resolve_padding(
+                op, padding_spec(op, padding, ndim), *_window(op, ndim, x, w.shape, stride, dilation)
+            )
+            grad_input = _padding.pad_backward(grad_input, x.shape, pads, padding_mode)
+    if wants[1]:
+        output = new_output(call, w.shape, precision, geometry.weight_shape)
+        _run_grad_weight(call, padded, gy, output.kernel, precision, geometry)
+        grad_weight = output.finish()
+    if wants[2]:
+        grad_bias = _bias_gradient(call, gy, geometry.y_shape, precision)
+    return grad_input, grad_weight, grad_bias
+
+
+def conv_transpose_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    *,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+    output_size: IntOrInts | None = None,
+    output_mask: Sequence[bool] = (True, True, True),
+    backend: str | None = None,
+) -> Gradients:
+    """Gradients of `conv_transposeNd` with respect to its input, weight and bias.
+
+    The input gradient is a convolution and the weight gradient that of a convolution with its two arrays exchanged.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape of the transposed convolution's result
+    input, weight, stride, padding, output_padding, groups, dilation, output_size
+        As they were given to `conv_transposeNd`.
+    output_mask : three bools
+        Which of the gradients to compute.
+    backend : str, optional
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        ``None`` where the mask is false.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"conv_transpose{ndim}d_backward"
+    wants = _mask(op, output_mask)
+    call, (gy, x, w) = begin(op, backend, grad_output=grad_output, input=input, weight=weight)
+    precision = conv_precision(op, grad_output=gy, input=x, weight=w)
+    geometry = conv_transpose_geometry(
+        op, ndim, x.shape, w.shape, stride, padding, output_padding, groups, dilation, output_size
+    )
+    check_shape(op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.in_channels, geometry.input_size))
+    grad_input = grad_weight = grad_bias = None
+    if wants[0]:
+        output = new_output(call, x.shape, precision, geometry.y_shape)
+        _run_forward(call, gy, w, None, None, output.kernel, precision, geometry)
+        grad_input = output.finish()
+    if wants[1]:
+        output = new_output(call, w.shape, precision, geometry.weight_shape)
+        _run_grad_weight(call, gy, x, output.kernel, precision, geometry)
+        grad_weight = output.finish()
+    if wants[2]:
+        grad_bias = _bias_gradient(call, gy, geometry.x_shape, precision)
+    return grad_input, grad_weight, grad_bias
+
+
+def conv_nd_input(
+    ndim: int,
+    input_size: Sequence[int],
+    weight: ArrayLike,
+    grad_output: ArrayLike,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `convNd` with respect to an input of shape ``input_size``, as ``torch.nn.grad.convNd_input``.
+
+    Parameters
+    ----------
+    input_size : sequence of ints
+        The input's whole shape.
+    weight, stride, padding, dilation, groups
+        As they were given to `convNd`.
+    grad_output : array_like, shape of the convolution's result
+    backend : str, optional
+
+    Returns
+    -------
+    ndarray of shape ``input_size``
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"conv{ndim}d_input"
+    call, (w, gy) = begin(op, backend, weight=weight, grad_output=grad_output)
+    precision = conv_precision(op, weight=w, grad_output=gy)
+    shape = whole_shape(op, "input_size", input_size)
+    geometry = conv_geometry(op, ndim, shape, w.shape, stride, padding, dilation, groups)
+    check_shape(op, "grad_output", gy.shape, _like(shape, ndim, geometry.out_channels, geometry.output_size))
+    output = new_output(call, shape, precision, geometry.x_shape)
+    _run_grad_input(call, gy, w, None, None, output.kernel, precision, geometry)
+    return output.finish()
+
+
+def conv_nd_weight(
+    ndim: int,
+    input: ArrayLike,
+    weight_size: Sequence[int],
+    grad_output: ArrayLike,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `convNd` with respect to a weight of shape ``weight_size``, as ``torch.nn.grad.convNd_weight``.
+
+    Parameters
+    ----------
+    input, stride, padding, dilation, groups
+        As they were given to `convNd`.
+    weight_size : sequence of ints
+        The weight's whole shape.
+    grad_output : array_like, shape of the convolution's result
+    backend : str, optional
+
+    Returns
+    -------
+    ndarray of shape ``weight_size``
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"conv{ndim}d_weight"
+    call, (x, gy) = begin(op, backend, input=input, grad_output=grad_output)
+    precision = conv_precision(op, input=x, grad_output=gy)
+    shape = whole_shape(op, "weight_size", weight_size)
+    geometry = conv_geometry(
+        op, ndim, x.shape, shape, stride, padding, dilation, groups, weight_name="weight_size"
+    )
+    check_shape(
+        op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
+    )
+    output = new_output(call, shape, precision, geometry.weight_shape)
+    _run_grad_weight(call, x, gy, output.kernel, precision, geometry)
+    return output.finish()
+
+
+# --- the way to the kernels ------------------------------------------------------------------------------------------
+
+
+def _run_forward(
+    call: Call,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    activation: str | None,
+    y: Array,
+    precision: Precision,
+    geometry: ConvGeometry,
+) -> None:
+    if geometry.is_empty:
+        _fill_with_bias(call, y, bias, activation)
+        return
+    call.backend.conv_forward(
+        as_kernel_input(call, x, precision.compute, geometry.x_shape),
+        as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
+        None if bias is None else as_kernel_input(call, bias, precision.compute),
+        activation,
+        y,
+        geometry,
+    )
+
+
+def _run_grad_input(
+    call: Call,
+    grad_y: Array,
+    weight: Array,
+    bias: Array | None,
+    activation: str | None,
+    grad_x: Array,
+    precision: Precision,
+    geometry: ConvGeometry,
+) -> None:
+    if geometry.is_empty:
+        _fill_with_bias(call, grad_x, bias, activation)
+        return
+    call.backend.conv_grad_input(
+        as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
+        as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
+        None if bias is None else as_kernel_input(call, bias, precision.compute),
+        activation,
+        grad_x,
+        geometry,
+    )
+
+
+def _run_grad_weight(
+    call: Call, x: Array, grad_y: Array, grad_weight: Array, precision: Precision, geometry: ConvGeometry
+) -> None:
+    if geometry.is_empty:
+        grad_weight[...] = 0
+        return
+    call.backend.conv_grad_weight(
+        as_kernel_input(call, x, precision.compute, geometry.x_shape),
+        as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
+        grad_weight,
+        geometry,
+    )
+
+
+def _fill_with_bias(call: Call, y: Array, bias: Array | None, activation: str | None) -> None:
+    """The convolution of nothing: the bias alone."""
+    y[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+    if activation is not None:
+        y[...] = ACTIVATIONS[activation](y)
+
+
+def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision) -> Array:
+    """A sum over batch and space; NumPy adds the contiguous axis pairwise, so the error grows with its logarithm."""
+    planes = (
+        as_kernel_input(call, grad_y, precision.compute, (shape[0], shape[1], -1)) if grad_y.size else None
+    )
+    if planes is None:
+        return call.full((shape[1],), 0, precision.result)
+    return (
+        planes.sum(axis=2, dtype=precision.compute)
+        .sum(axis=0, dtype=precision.compute)
+        .astype(precision.result)
+    )
+
+
+def _pad_explicitly(
+    call: Call,
+    ndim: int,
+    x: Array,
+    weight_shape: Shape,
+    stride: IntOrInts,
+    padding: Padding,
+    dilation: IntOrInts,
+    padding_mode: str,
+) -> tuple[Array, Padding]:
+    """Input and padding as a zero-padded convolution takes them: other modes are a padded copy without padding."""
+    op = call.op
+    if padding_mode == "zeros":
+        return x, padding
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(
+            f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
+        )
+    pads = resolve_padding(
+        op, padding_spec(op, padding, ndim), *_window(op, ndim, x, weight_shape, stride, dilation)
+    )
+    if not any(low or high for low, high in pads):
+        return x, 0
+    return _padding.pad(op, x, pads, padding_mode), 0
+
+
+def _window(
+    op: str, ndim: int, x: Array, weight_shape: Shape, stride: IntOrInts, dilation: IntOrInts
+) -> tuple[Shape, Shape, Shape, Shape]:
+    """Sizes, kernel, stride and dilation of each axis, for padding that depends on them."""
+    size = split_shape(op, "input", x.shape, ndim)[2]
+    kernel = split_shape(op, "weight", weight_shape, ndim)[2]
+    return (
+        size,
+        kernel,
+        axis_ints(op, "stride", stride, ndim, low=1),
+        axis_ints(op, "dilation", dilation, ndim, low=1),
+    )
+
+
+def _user_shape(x: Array, ndim: int, channels: int, size: Shape) -> Shape:
+    return _like(x.shape, ndim, channels, size)
+
+
+def _like(shape: Shape, ndim: int, channels: int, size: Shape) -> Shape:
+    """The shape of a result: batched if ``shape`` is, with these channels and the last ``ndim`` of these sizes."""
+    return (*shape[: -ndim - 1], channels, *size[3 - ndim :])
+
+
+def _check_bias(op: str, bias: Array | None, channels: int) -> None:
+    if bias is not None:
+        check_shape(op, "bias", bias.shape, (channels,))
+
+
+def _check_activation(op: str, activation: str | None, precision: Precision) -> None:
+    if activation is None:
+        return
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    if precision.compute.kind == "i" and activation not in INTEGER_ACTIVATIONS:
+        raise TypeError(f"{op}: activation {activation!r} needs a floating dtype, got {precision.result}")
+
+
+def _mask(op: str, output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    if len(output_mask) != 3:
+        raise ShapeError(f"{op}: output_mask has {len(output_mask)} values, expected 3 (input, weight, bias)")
+    first, second, third = (bool(want) for want in output_mask)
+    return first, second, third
+
+
+conv1d, conv2d, conv3d = per_dimension(conv_nd)
+conv_transpose1d, conv_transpose2d, conv_transpose3d = per_dimension(conv_transpose_nd)
+conv1d_backward, conv2d_backward, conv3d_backward = per_dimension(conv_nd_backward)
+conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward = per_dimension(
+    conv_transpose_nd_backward
+)
+conv1d_input, conv2d_input, conv3d_input = per_dimension(conv_nd_input)
+conv1d_weight, conv2d_weight, conv3d_weight = per_dimension(conv_nd_weight)

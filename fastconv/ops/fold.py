@@ -1,0 +1,176 @@
+"""Sliding windows as columns and back.
+
+Both are copies of strided slices, one for each kernel position, which an array library does at memory speed: they
+are written once for all backends.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastconv.geometry import (
+    ConvGeometry,
+    IntOrInts,
+    Padding,
+    Shape,
+    axis_ints,
+    check_shape,
+    conv_geometry,
+    spatial_size,
+    split_shape,
+    taps,
+)
+from fastconv.errors import ShapeError
+from fastconv.ops._arrays import (
+    Array,
+    ArrayLike,
+    as_kernel_input,
+    begin,
+    conv_precision,
+    max_precision,
+    new_output,
+)
+
+
+def unfold(
+    input: ArrayLike,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    padding: Padding = 0,
+    stride: IntOrInts = 1,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Every window of the input as a column, as ``torch.nn.functional.unfold`` (im2col).
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Keeps its dtype.
+    kernel_size : int or ints
+        As many axes as it has values, from one to three; an int means two axes.
+    dilation, padding, stride
+        As in `conv2d`; padding holds zeros.
+    out, backend
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, C * prod(kernel_size), L) or (C * prod(kernel_size), L)
+        ``L`` windows in row-major order.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `conv2d` does.
+    """
+    op = "unfold"
+    call, (x,) = begin(op, backend, input=input)
+    precision = max_precision(op, input=x)
+    ndim = _axes(op, kernel_size)
+    batch, channels, _ = split_shape(op, "input", x.shape, ndim)
+    geometry = _windows(op, ndim, x.shape, kernel_size, stride, padding, dilation)
+    shape = (
+        *x.shape[: -ndim - 1],
+        channels * math.prod(geometry.kernel_size),
+        math.prod(geometry.output_size),
+    )
+    columns_shape = (batch, channels, *geometry.kernel_size, *geometry.output_size)
+    output = new_output(call, shape, precision, columns_shape, out, (x,))
+    output.kernel[...] = 0
+    if not geometry.is_empty:
+        values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
+        for tap in taps(geometry):
+            output.kernel[(slice(None), slice(None), *tap.position, *tap.outputs)] = values[
+                (..., *tap.inputs)
+            ]
+    return output.finish()
+
+
+def fold(
+    input: ArrayLike,
+    output_size: IntOrInts,
+    kernel_size: IntOrInts,
+    dilation: IntOrInts = 1,
+    padding: Padding = 0,
+    stride: IntOrInts = 1,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Adds the columns back to where `unfold` took them from, as ``torch.nn.functional.fold`` (col2im).
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C * prod(kernel_size), L) or (C * prod(kernel_size), L)
+    output_size : int or one int per axis
+        The spatial size of the result.
+    kernel_size, dilation, padding, stride
+        As in `unfold`.
+    out, backend
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, *output_size) or (C, *output_size)
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `conv2d` does.
+    """
+    op = "fold"
+    call, (columns,) = begin(op, backend, input=input)
+    precision = conv_precision(op, input=columns)
+    ndim = _axes(op, kernel_size)
+    size = spatial_size(op, "output_size", output_size, ndim)
+    if columns.ndim not in (2, 3):
+        raise ShapeError(
+            f"{op}: input has {columns.ndim} dimensions, shape {columns.shape}, expected (N, C*kernel, L) or (C*kernel, L)"
+        )
+    rows = columns.shape[-2]
+    lead = columns.shape[:-2]
+    probe = _windows(op, ndim, (*lead, 1, *size), kernel_size, stride, padding, dilation)
+    kernel = math.prod(probe.kernel_size)
+    if rows % kernel:
+        raise ShapeError(
+            f"{op}: input has {rows} rows, expected a multiple of the kernel's {kernel} elements"
+        )
+    check_shape(op, "input", columns.shape, (*lead, rows, math.prod(probe.output_size)))
+    geometry = probe._replace(in_channels=rows // kernel)
+    output = new_output(call, (*lead, rows // kernel, *size), precision, geometry.x_shape, out, (columns,))
+    output.kernel[...] = 0
+    if not geometry.is_empty:
+        values = as_kernel_input(
+            call, columns, precision.compute,
+            (geometry.batch, geometry.in_channels, *geometry.kernel_size, *geometry.output_size),
+        )  # fmt: skip
+        for tap in taps(geometry):
+            output.kernel[(..., *tap.inputs)] += values[
+                (slice(None), slice(None), *tap.position, *tap.outputs)
+            ]
+    return output.finish()
+
+
+def _axes(op: str, kernel_size: IntOrInts) -> int:
+    if isinstance(kernel_size, list | tuple):
+        if not 1 <= len(kernel_size) <= 3:
+            raise ShapeError(f"{op}: kernel_size has {len(kernel_size)} values, expected one to three")
+        return len(kernel_size)
+    return 2
+
+
+def _windows(
+    op: str,
+    ndim: int,
+    shape: Shape,
+    kernel_size: IntOrInts,
+    stride: IntOrInts,
+    padding: Padding,
+    dilation: IntOrInts,
+) -> ConvGeometry:
+    """The geometry of a convolution with such windows; channels do not matter to it."""
+    channels = split_shape(op, "input", shape, ndim)[1]
+    kernel = axis_ints(op, "kernel_size", kernel_size, ndim, low=1)
+    return conv_geometry(op, ndim, shape, (1, channels, *kernel), stride, padding, dilation, 1)

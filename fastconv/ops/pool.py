@@ -1,0 +1,617 @@
+"""Pooling: maximum, average, Lp norm, adaptive; their gradients; unpooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv.backends.reference import lowest
+from fastconv.errors import ShapeError
+from fastconv.geometry import (
+    IntOrInts,
+    Padding,
+    PoolGeometry,
+    Shape,
+    adaptive_pool_geometry,
+    check_shape,
+    full_shape,
+    pool_geometry,
+    split_shape,
+    three,
+    unpool_size,
+)
+from fastconv.ops._arrays import (
+    Array,
+    ArrayLike,
+    Call,
+    Precision,
+    as_kernel_input,
+    begin,
+    max_precision,
+    mean_precision,
+    new_output,
+    per_dimension,
+)
+
+INDEX = np.dtype(np.int64)
+
+
+def max_pool_nd(
+    ndim: int,
+    input: ArrayLike,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Any:
+    """Maximum of each window, with arguments in the order of ``torch.nn.functional.max_poolNd``.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Keeps its dtype, integers and bool too.
+    kernel_size : int or one int per axis
+    stride : int or one int per axis, optional
+        By default the kernel size.
+    padding : int, one int per axis, one (low, high) pair per axis, or a name
+        As in `convNd`; smaller than the dilated kernel on each side. Padding is never read.
+    dilation : int or one int per axis
+    ceil_mode : bool
+        Keep windows that overhang the end, if they start inside the input or its low padding.
+    return_indices : bool
+        Also return where each maximum was.
+    out : ndarray, optional
+        For the values; only without ``return_indices``.
+    backend : str, optional
+
+    Returns
+    -------
+    values : ndarray, shape (N, C, *out) or (C, *out)
+        Of equal elements the first in row-major order wins; NaN wins over everything, the last NaN over other NaNs.
+        A window without any element gives minus infinity (the smallest value of an integer type).
+    indices : ndarray of int64, same shape
+        Flat position in the spatial plane of each (n, c); -1 for a window without any element.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"max_pool{ndim}d"
+    call, (x,) = begin(op, backend, input=input)
+    geometry = pool_geometry(op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(call, ndim, x, geometry, return_indices, out)
+
+
+def adaptive_max_pool_nd(
+    ndim: int,
+    input: ArrayLike,
+    output_size: int | None | Sequence[int | None],
+    return_indices: bool = False,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Any:
+    """Maximum of windows that divide the input into ``output_size`` parts.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+    output_size : int, None, or one of them per axis
+        ``None`` keeps the size of an axis. Window ``i`` covers ``floor(i*L/o)`` up to ``ceil((i+1)*L/o)``.
+    return_indices : bool
+    out, backend
+        As in `max_poolNd`, and so are the results; the gradient is `max_poolNd_backward`.
+
+    Returns
+    -------
+    values : ndarray, and indices : ndarray of int64 where asked for
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"adaptive_max_pool{ndim}d"
+    call, (x,) = begin(op, backend, input=input)
+    return _max_pool(
+        call, ndim, x, adaptive_pool_geometry(op, ndim, x.shape, output_size), return_indices, out
+    )
+
+
+def max_pool_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    indices: ArrayLike,
+    input_size: Sequence[int],
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `max_poolNd` and `adaptive_max_poolNd` with respect to their input.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape (N, C, *out) or (C, *out)
+    indices : array_like of ints, same shape
+        As `max_poolNd` returned them; -1 receives no gradient.
+    input_size : sequence of ints
+        The input's whole shape, or its spatial part.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray of the input's shape
+
+    Raises
+    ------
+    IndexError
+        If an index lies outside the input's plane.
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"max_pool{ndim}d_backward"
+    call, (gy, where) = begin(op, backend, grad_output=grad_output, indices=indices)
+    precision = mean_precision(op, grad_output=gy)
+    shape, planes, plane = _pooled_input(op, ndim, gy, input_size)
+    where = _as_indices(call, where, gy.shape)
+    output = new_output(call, shape, precision, (planes, *three(plane)), out, (gy, where))
+    if gy.size == 0 or output.kernel.size == 0:
+        if gy.size and bool((where != -1).any()):
+            _refuse_index(op, where, int(np.flatnonzero(where != -1)[0]), plane)
+        output.kernel[...] = 0
+        return output.finish()
+    spatial = three(gy.shape[-ndim:])
+    bad = call.backend.max_pool_grad_input(
+        as_kernel_input(call, gy, precision.compute, (planes, *spatial)),
+        where.reshape(planes, *spatial),
+        output.kernel,
+    )
+    if bad >= 0:
+        _refuse_index(op, where, bad, plane)
+    return output.finish()
+
+
+def max_unpool_nd(
+    ndim: int,
+    input: ArrayLike,
+    indices: ArrayLike,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: Padding = 0,
+    output_size: IntOrInts | None = None,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Puts pooled values back to where they came from; everything else is zero.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+    indices : array_like of ints, same shape
+        As `max_poolNd` returned them; -1 is skipped. Of equal indices the last value stays.
+    kernel_size, stride, padding
+        As they were given to `max_poolNd`.
+    output_size : int, one int per axis, or a whole shape, optional
+        By default ``(in - 1) * stride - low - high + kernel`` on each axis; it may differ by less than the stride.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, *out) or (C, *out)
+
+    Raises
+    ------
+    IndexError
+        If an index lies outside the output's plane.
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"max_unpool{ndim}d"
+    call, (x, where) = begin(op, backend, input=input, indices=indices)
+    precision = max_precision(op, input=x)
+    plane = unpool_size(op, ndim, x.shape, kernel_size, stride, padding, output_size)
+    batch, channels, _ = split_shape(op, "input", x.shape, ndim)
+    where = _as_indices(call, where, x.shape)
+    elements = math.prod(plane)
+    outside = np.flatnonzero((where < -1) | (where >= elements))
+    if outside.size:
+        _refuse_index(op, where, int(outside[0]), plane)
+    planes = batch * channels
+    output = new_output(call, (*x.shape[:-ndim], *plane), precision, (planes, elements), out, (x, where))
+    output.kernel[...] = 0
+    if x.size:
+        values = as_kernel_input(call, x, precision.compute, (planes, -1))
+        row, column = call.xp.nonzero(where.reshape(planes, -1) >= 0)
+        output.kernel[row, where.reshape(planes, -1)[row, column]] = values[row, column]
+    return output.finish()
+
+
+def avg_pool_nd(
+    ndim: int,
+    input: ArrayLike,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: IntOrInts = 1,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Mean of each window, with arguments in the order of ``torch.nn.functional.avg_poolNd``.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Integers become float64, as in NumPy's mean.
+    kernel_size, stride, padding, ceil_mode, dilation
+        As in `max_poolNd`.
+    count_include_pad : bool
+        Whether elements in the padding count in the divisor. Those of a window that overhangs the padding never do.
+    divisor_override : int, optional
+        Divide by this instead; not 0.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, *out) or (C, *out)
+        0 for a window without any element.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"avg_pool{ndim}d"
+    call, (x,) = begin(op, backend, input=input)
+    geometry = pool_geometry(
+        op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode,
+        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    )  # fmt: skip
+    return _avg_pool(call, ndim, x, geometry, out)
+
+
+def adaptive_avg_pool_nd(
+    ndim: int,
+    input: ArrayLike,
+    output_size: int | None | Sequence[int | None],
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Mean of windows that divide the input into ``output_size`` parts.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+    output_size : int, None, or one of them per axis
+        As in `adaptive_max_poolNd`; 1 is global pooling.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, *output_size) or (C, *output_size)
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"adaptive_avg_pool{ndim}d"
+    call, (x,) = begin(op, backend, input=input)
+    return _avg_pool(call, ndim, x, adaptive_pool_geometry(op, ndim, x.shape, output_size), out)
+
+
+def avg_pool_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    input_size: Sequence[int],
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: IntOrInts = 1,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `avg_poolNd` with respect to its input.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape of the pooling's result
+    input_size : sequence of ints
+        The input's whole shape, or its spatial part.
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
+        As they were given to `avg_poolNd`.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray of the input's shape
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"avg_pool{ndim}d_backward"
+    call, (gy,) = begin(op, backend, grad_output=grad_output)
+    shape, _, _ = _pooled_input(op, ndim, gy, input_size)
+    geometry = pool_geometry(
+        op, ndim, shape, kernel_size, stride, padding, dilation, ceil_mode,
+        count_include_pad=count_include_pad, divisor_override=divisor_override,
+    )  # fmt: skip
+    return _avg_pool_backward(call, ndim, gy, shape, geometry, out)
+
+
+def adaptive_avg_pool_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    input_size: Sequence[int],
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `adaptive_avg_poolNd` with respect to its input.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape of the pooling's result
+    input_size : sequence of ints
+        The input's whole shape, or its spatial part.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray of the input's shape
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"adaptive_avg_pool{ndim}d_backward"
+    call, (gy,) = begin(op, backend, grad_output=grad_output)
+    shape, _, _ = _pooled_input(op, ndim, gy, input_size)
+    return _avg_pool_backward(
+        call, ndim, gy, shape, adaptive_pool_geometry(op, ndim, shape, gy.shape[-ndim:]), out
+    )
+
+
+def lp_pool_nd(
+    ndim: int,
+    input: ArrayLike,
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Norm of each window, ``sum(|x| ** p) ** (1 / p)``.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Integers become float64.
+    norm_type : float
+        The exponent ``p``, finite and positive.
+    kernel_size, stride, ceil_mode, padding, dilation
+        As in `max_poolNd`.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, *out) or (C, *out)
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"lp_pool{ndim}d"
+    p = _norm_type(op, norm_type)
+    call, (x,) = begin(op, backend, input=input)
+    precision = mean_precision(op, input=x)
+    geometry = pool_geometry(
+        op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
+    )
+    output = new_output(call, _pooled_shape(x, ndim, geometry), precision, geometry.y_shape, out, (x,))
+    _lp_norm(call, x, p, output.kernel, precision, geometry)
+    return output.finish()
+
+
+def lp_pool_nd_backward(
+    ndim: int,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    ceil_mode: bool = False,
+    *,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """Gradient of `lp_poolNd` with respect to its input: ``sign(x) |x|**(p-1) * sum over windows of g * y**(1-p)``.
+
+    Parameters
+    ----------
+    grad_output : array_like, shape of the pooling's result
+    input, norm_type, kernel_size, stride, ceil_mode, padding, dilation
+        As they were given to `lp_poolNd`.
+    out, backend
+        As in `max_poolNd`.
+
+    Returns
+    -------
+    ndarray of the input's shape
+        A window whose norm is 0 contributes 0.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError, BackendUnavailableError
+        As `convNd` does.
+    """
+    op = f"lp_pool{ndim}d_backward"
+    p = _norm_type(op, norm_type)
+    call, (gy, x) = begin(op, backend, grad_output=grad_output, input=input)
+    precision = mean_precision(op, grad_output=gy, input=x)
+    geometry = pool_geometry(
+        op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
+    )
+    check_shape(op, "grad_output", gy.shape, _pooled_shape(x, ndim, geometry))
+    output = new_output(call, x.shape, precision, geometry.x_shape, out, (gy, x))
+    if geometry.is_empty:
+        output.kernel[...] = 0
+        return output.finish()
+    norm = call.empty(geometry.y_shape, precision.compute)
+    _lp_norm(call, x, p, norm, precision, geometry)
+    xp = call.xp
+    share = as_kernel_input(call, gy, precision.compute, geometry.y_shape) * xp.where(
+        norm == 0, 0, xp.where(norm == 0, 1, norm) ** (1 - p)
+    )
+    call.backend.avg_pool_grad_input(share.astype(precision.compute, copy=False), output.kernel, geometry)
+    values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
+    size = xp.abs(values)
+    output.kernel[...] *= xp.sign(values) * xp.where(size == 0, 0, xp.where(size == 0, 1, size) ** (p - 1))
+    return output.finish()
+
+
+# --- the way to the kernels ------------------------------------------------------------------------------------------
+
+
+def _max_pool(
+    call: Call, ndim: int, x: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
+) -> Any:
+    precision = max_precision(call.op, input=x)
+    shape = _pooled_shape(x, ndim, geometry)
+    if return_indices and out is not None:
+        raise ValueError(f"{call.op}: out cannot be combined with return_indices=True")
+    output = new_output(call, shape, precision, geometry.y_shape, out, (x,))
+    indices = call.empty(geometry.y_shape, INDEX) if return_indices else None
+    if geometry.is_empty:
+        output.kernel[...] = lowest(precision.compute)
+        if indices is not None:
+            indices[...] = -1
+    else:
+        values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
+        call.backend.max_pool(values, output.kernel, indices, geometry)
+    if indices is None:
+        return output.finish()
+    return output.finish(), indices.reshape(shape)
+
+
+def _avg_pool(call: Call, ndim: int, x: Array, geometry: PoolGeometry, out: Array | None) -> Array:
+    precision = mean_precision(call.op, input=x)
+    output = new_output(call, _pooled_shape(x, ndim, geometry), precision, geometry.y_shape, out, (x,))
+    if geometry.is_empty:
+        output.kernel[...] = 0
+    else:
+        call.backend.avg_pool(
+            as_kernel_input(call, x, precision.compute, geometry.x_shape), output.kernel, geometry
+        )
+    return output.finish()
+
+
+def _avg_pool_backward(
+    call: Call, ndim: int, gy: Array, shape: Shape, geometry: PoolGeometry, out: Array | None
+) -> Array:
+    precision = mean_precision(call.op, grad_output=gy)
+    check_shape(call.op, "grad_output", gy.shape, (*shape[:-ndim], *geometry.output_size[3 - ndim :]))
+    output = new_output(call, shape, precision, geometry.x_shape, out, (gy,))
+    if geometry.is_empty:
+        output.kernel[...] = 0
+    else:
+        grad_y = as_kernel_input(call, gy, precision.compute, geometry.y_shape)
+        call.backend.avg_pool_grad_input(grad_y, output.kernel, geometry)
+    return output.finish()
+
+
+def _lp_norm(
+    call: Call, x: Array, p: float, norm: Array, precision: Precision, geometry: PoolGeometry
+) -> None:
+    """``norm`` becomes the p-norm of each window: a sum pooling between two powers."""
+    if geometry.is_empty:
+        norm[...] = 0
+        return
+    powers = call.xp.abs(as_kernel_input(call, x, precision.compute, geometry.x_shape)) ** p
+    call.backend.avg_pool(powers.astype(precision.compute, copy=False), norm, geometry)
+    norm **= 1 / p
+
+
+def _pooled_shape(x: Array, ndim: int, geometry: PoolGeometry) -> Shape:
+    return (*x.shape[:-ndim], *geometry.output_size[3 - ndim :])
+
+
+def _pooled_input(op: str, ndim: int, gy: Array, input_size: Sequence[int]) -> tuple[Shape, int, Shape]:
+    """The input's shape, number of planes and plane size for a gradient of pooled shape."""
+    batch, channels, _ = split_shape(op, "grad_output", gy.shape, ndim)
+    shape = full_shape(op, "input_size", input_size, gy.shape, ndim)
+    check_shape(op, "grad_output", gy.shape[:-ndim], shape[:-ndim])
+    return shape, batch * channels, shape[-ndim:]
+
+
+def _as_indices(call: Call, indices: Array, shape: Shape) -> Array:
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{call.op}: indices must be integers, got dtype {indices.dtype}")
+    check_shape(call.op, "indices", indices.shape, shape)
+    if indices.dtype.kind == "u" and indices.dtype.itemsize == INDEX.itemsize and indices.size:
+        indices = call.xp.minimum(indices, np.iinfo(INDEX).max)  # stays too large instead of turning negative
+    return as_kernel_input(call, indices, INDEX)
+
+
+def _refuse_index(op: str, indices: Array, position: int, plane: Shape) -> None:
+    raise IndexError(
+        f"{op}: indices holds {int(indices.reshape(-1)[position])} at flat position {position}, "
+        f"expected -1 or 0..{math.prod(plane) - 1} (a plane of {plane})"
+    )
+
+
+def _norm_type(op: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{op}: norm_type must be a number, got {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ShapeError(f"{op}: norm_type must be finite and positive, got {value!r}")
+    return float(value)
+
+
+max_pool1d, max_pool2d, max_pool3d = per_dimension(max_pool_nd)
+max_pool1d_backward, max_pool2d_backward, max_pool3d_backward = per_dimension(max_pool_nd_backward)
+max_unpool1d, max_unpool2d, max_unpool3d = per_dimension(max_unpool_nd)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = per_dimension(adaptive_max_pool_nd)
+avg_pool1d, avg_pool2d, avg_pool3d = per_dimension(avg_pool_nd)
+avg_pool1d_backward, avg_pool2d_backward, avg_pool3d_backward = per_dimension(avg_pool_nd_backward)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = per_dimension(adaptive_avg_pool_nd)
+adaptive_avg_pool1d_backward, adaptive_avg_pool2d_backward, adaptive_avg_pool3d_backward = per_dimension(
+    adaptive_avg_pool_nd_backward
+)
+lp_pool1d, lp_pool2d, lp_pool3d = per_dimension(lp_pool_nd)
+lp_pool1d_backward, lp_pool2d_backward, lp_pool3d_backward = per_dimension(lp_pool_nd_backward)

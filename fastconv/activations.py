@@ -13,11 +13,11 @@ LEAKY_SLOPE = 0.01  # PyTorch's default
 
 
 def relu(y: Array) -> Array:
-    return np.maximum(y, 0)
+    return np.asarray(np.maximum(y, 0))
 
 
 def relu6(y: Array) -> Array:
-    return np.clip(y, 0, 6)
+    return np.asarray(np.clip(y, 0, 6))
 
 
 def leaky_relu(y: Array) -> Array:
@@ -30,7 +30,7 @@ def elu(y: Array) -> Array:
 
 def sigmoid(y: Array) -> Array:
     e = np.exp(-np.abs(y))  # never overflows
-    return np.where(y >= 0, 1, e) / (1 + e)
+    return np.asarray(np.where(y >= 0, 1, e) / (1 + e))
 
 
 def tanh(y: Array) -> Array:

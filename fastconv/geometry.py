@@ -101,10 +101,10 @@ class PoolGeometry(NamedTuple):
 
 
 class AxisWindows(NamedTuple):
-    """For each window of one axis: its first tap inside the input, how many lie inside, and its divisor length."""
+    """For each window of one axis: its first tap inside the input, how many taps lie inside, and its divisor length."""
 
     first: NDArray[np.int64]
-    count: NDArray[np.int64]
+    inside: NDArray[np.int64]
     length: NDArray[np.int64]
 
 

@@ -111,7 +111,8 @@ def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) ->
     total = np.zeros(grad_x.shape)
     share = grad_y / _divisors(geometry)
     for (d, h, w), inside in _window_elements(geometry):
-        np.add.at(total, (slice(None), d, h, w), np.where(inside, share, 0))
+        element: Any = (slice(None), d, h, w)
+        np.add.at(total, element, np.where(inside, share, 0))
     grad_x[...] = total
 
 
@@ -161,8 +162,8 @@ def _window_elements(geometry: PoolGeometry) -> Iterator[tuple[tuple[Array, Arra
 
 def _axis_elements(windows: AxisWindows, step: int, axis: int) -> Iterator[tuple[Array, Array]]:
     column = tuple(-1 if a == axis else 1 for a in range(3))
-    for j in range(int(windows.count.max())):
-        inside = j < windows.count
+    for j in range(int(windows.inside.max())):
+        inside = j < windows.inside
         position = np.where(inside, windows.first + j * step, 0)
         yield position.reshape(column), inside.reshape(column)
 
@@ -171,5 +172,5 @@ def _divisors(geometry: PoolGeometry) -> Array:
     """The divisor of every output position; 1 where nothing would be divided."""
     if geometry.divisor_override:
         return np.array(geometry.divisor_override)
-    sides = [w.length if geometry.count_include_pad else w.count for w in pool_windows(geometry)]
-    return np.maximum(1, sides[0].reshape(-1, 1, 1) * sides[1].reshape(-1, 1) * sides[2])
+    sides = [w.length if geometry.count_include_pad else w.inside for w in pool_windows(geometry)]
+    return np.asarray(np.maximum(1, sides[0].reshape(-1, 1, 1) * sides[1].reshape(-1, 1) * sides[2]))

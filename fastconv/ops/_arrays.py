@@ -21,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NARROW = ("float16", "bfloat16")  # stored as such, computed in float32
+_OVERLAP_WORK: Any = 10_000  # candidates to try before two strided arrays count as overlapping
 _SMALL_INTEGERS = 2  # bytes: wider ones need 64-bit sums
 
 
@@ -213,7 +214,7 @@ def _overlap(call: Call, a: Array, b: Array) -> bool:
     if call.xp is not np:
         return True
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
     except np.exceptions.TooHardError:
         return True
 

@@ -50,4 +50,5 @@ def _source(size: int, low: int, high: int, mode: str) -> NDArray[np.int64]:
         return np.clip(position, 0, size - 1)
     if mode == "circular":
         return position % size
-    return (size - 1) - np.abs((size - 1) - np.abs(position))  # mirrored at both ends without repeating them
+    # Mirrored at both ends, without repeating them.
+    return np.asarray((size - 1) - np.abs((size - 1) - np.abs(position)))

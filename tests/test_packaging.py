@@ -1,0 +1,144 @@
+"""What a user installs: the source distribution, a wheel built from it, and a build without OpenMP."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import fastconv
+from fastconv import _native
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+# Run in the installed wheel: 3x3 ones over 5x5 ones, forward and backward, on the compiled backend.
+USE_WHEEL = """
+import numpy as np, fastconv
+x, w = np.ones((1, 1, 5, 5), np.float32), np.ones((1, 1, 3, 3), np.float32)
+y = fastconv.conv2d(x, w, backend="cpp")
+assert y.shape == (1, 1, 3, 3) and (y == 9).all(), y
+grad_x, grad_w, grad_b = fastconv.conv2d_backward(y, x, w, backend="cpp")
+assert grad_x[0, 0, 2, 2] == 81 and (grad_w == 81).all() and (grad_b == 81).all()
+print(fastconv.__file__)
+fastconv.show_config()
+"""
+
+
+def run(*command, cwd, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The source distribution, built from a copy of the tree so that nothing is left behind in it."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
+    skip = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.so", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=skip, dirs_exist_ok=True)
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", out, cwd=source)
+    (path,) = out.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def serial_wheel(sdist, tmp_path_factory):
+    """A wheel built from the source distribution, without OpenMP: one compilation serves several tests."""
+    source, out = tmp_path_factory.mktemp("unpacked"), tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(source, filter="data")
+    (top,) = source.iterdir()
+    command = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out)
+    run(*command, cwd=top, FASTCONV_NO_OPENMP="1")
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_sdist_holds_every_source(sdist):
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".inl")]
+    wanted += [p for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".py", ".pyi", ".typed")]
+    wanted += (ROOT / "tests").rglob("*.py")
+    wanted += [ROOT / name for name in ("LICENSE", "README.md", "CHANGELOG.md", "setup.py", "Makefile")]
+    assert len(wanted) > 50
+    assert not {str(p.relative_to(ROOT)) for p in wanted} - held
+    assert not [name for name in held if name.endswith((".so", ".o", ".pyc"))]
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(serial_wheel):
+    with zipfile.ZipFile(serial_wheel) as archive:
+        held = set(archive.namelist())
+    folders = {name.partition("/")[0] for name in held}
+    assert folders == {"fastconv", f"fastconv-{fastconv.__version__}.dist-info"}
+    wanted = {str(p.relative_to(ROOT)) for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".py", ".pyi")}
+    assert not {*wanted, "fastconv/py.typed"} - held
+    assert [name for name in held if re.fullmatch(r"fastconv/_native\..*so", name)]
+    assert serial_wheel.stat().st_size < 5e6
+
+
+@pytest.mark.slow
+def test_wheel_without_openmp_works_and_says_so(serial_wheel, tmp_path):
+    with zipfile.ZipFile(serial_wheel) as archive:
+        archive.extractall(tmp_path)
+    told = run(sys.executable, "-c", USE_WHEEL, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    where, _, config = told.partition("\n")
+    assert where.startswith(str(tmp_path))
+    assert re.search(r"OpenMP\W+(no\b|False)", config, re.IGNORECASE), config
+
+
+def test_there_is_one_version():
+    assert fastconv.__version__ == metadata.version("fastconv")
+    released = re.findall(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == fastconv.__version__
+
+
+def test_numpy_is_the_only_dependency():
+    assert [Requirement(text).name for text in PROJECT["dependencies"]] == ["numpy"]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_extra_resolves(extra):
+    """Its requirements parse, and those on fastconv itself name extras that exist."""
+    assert EXTRAS[extra]
+    for text in EXTRAS[extra]:
+        requirement = Requirement(text)
+        if requirement.name == "fastconv":
+            assert requirement.extras
+            assert requirement.extras <= set(EXTRAS) - {extra}
+        else:
+            assert requirement.specifier, f"{text}: state the oldest version that works"
+
+
+def test_installed_extras_are_those_declared():
+    assert set(metadata.metadata("fastconv").get_all("Provides-Extra")) == set(EXTRAS)
+
+
+def test_errors_name_extras_that_exist():
+    told = re.findall(r"fastconv\[(\w+)\]", "".join(p.read_text() for p in (ROOT / "fastconv").rglob("*.py")))
+    assert told
+    assert set(told) <= set(EXTRAS)
+
+
+@pytest.mark.smoke
+def test_module_is_the_one_meant():
+    """`make asan` says which build it wants tested: it is easy to test another by accident."""
+    sanitized = b"__asan_report" in Path(_native.__file__).read_bytes()
+    assert sanitized == bool(os.environ.get("FASTCONV_EXPECT_SANITIZED"))

@@ -128,13 +128,16 @@ def lowest(dtype: np.dtype[Any]) -> Any:
 
 def _grouped(array: Array, axis: int, geometry: ConvGeometry) -> Array:
     """The channel axis split into (groups, channels of a group), in the type that sums are made in."""
-    shape = array.shape
-    split = (*shape[:axis], geometry.groups, shape[axis] // geometry.groups, *shape[axis + 1 :])
-    return array.reshape(split).astype(_sum_type(array), copy=False)
+    return array.reshape(_grouped_shape(array, axis, geometry)).astype(_sum_type(array), copy=False)
 
 
 def _accumulator(array: Array, axis: int, geometry: ConvGeometry) -> Array:
-    return np.zeros_like(_grouped(array, axis, geometry))
+    return np.zeros(_grouped_shape(array, axis, geometry), _sum_type(array))
+
+
+def _grouped_shape(array: Array, axis: int, geometry: ConvGeometry) -> tuple[int, ...]:
+    shape = array.shape
+    return (*shape[:axis], geometry.groups, shape[axis] // geometry.groups, *shape[axis + 1 :])
 
 
 def _sum_type(array: Array) -> np.dtype[Any]:

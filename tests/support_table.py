@@ -142,9 +142,9 @@ def row(name: str) -> str:
             probes = [probe(OPERATIONS[name], n, dtype, backend) for n in (1, 2, 3) for dtype in dtypes]
             gradient = max(p.gradient_name for p in probes) or gradient
             if all(p.gradient_works for p in probes):
-                codes.append(f"**{code}**")
-            elif all(p.forward_works for p in probes):
                 codes.append(code)
+            elif all(p.forward_works for p in probes):
+                codes.append(f"({code})")
         cells.append(" ".join(codes))
     gradient = f"`{gradient}`" if gradient else ""
     return f"| `{name}` | {gradient} | " + " | ".join(cells) + " |\n"

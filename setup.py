@@ -12,11 +12,12 @@ FASTCONV_BUILD_JOBS=N
 
 import os
 import re
-import sysconfig
+import sys
 import tempfile
 from glob import glob
 from pathlib import Path
 
+import pybind11
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.errors import CompileError, LinkError
@@ -56,9 +57,9 @@ class BuildNative(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        # An editable install would compile into a temporary folder, every file anew each time.
+        # An editable install would compile everything anew in a temporary folder: use the usual one.
         if self.editable_mode:
-            self.build_temp = f"build/temp.{sysconfig.get_platform()}-{sysconfig.get_config_var('SOABI')}"
+            self.build_temp = f"build/temp.{self.plat_name}-{sys.implementation.cache_tag}"
 
     def build_extensions(self) -> None:
         (extension,) = self.extensions
@@ -105,7 +106,8 @@ class BuildNative(build_ext):
     def record_flags(self, extension: Pybind11Extension) -> str:
         """Write the flags to a file, touched only when they change: it counts as a source of every object."""
         flags = [*self.compiler.compiler_so, *extension.extra_compile_args, *extension.extra_link_args]
-        text = "\n".join([*flags, *(f"-D{name}={value}" for name, value in extension.define_macros), ""])
+        flags += [f"-D{name}={value}" for name, value in extension.define_macros]
+        text = "\n".join([*flags, f"pybind11 {pybind11.__version__}", ""])
         path = Path(self.build_temp, "flags.txt")
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,6 +46,46 @@ def run(*command, cwd, **environment):
     return done.stdout
 
 
+TINY_PROJECT = {
+    "pyproject.toml": '[project]\nname = "tiny"\nversion = "1"\n[tool.setuptools]\npackages = ["fastconv"]\n',
+    "fastconv/__init__.py": "",
+    "csrc/bindings.cpp": """
+        #include <Python.h>
+        #include "kernels.h"
+        static PyModuleDef module{PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, {}, {}, {}, {}};
+        PyMODINIT_FUNC PyInit__native() { return kernel() ? PyModule_Create(&module) : nullptr; }
+        """,
+    "csrc/kernels.h": "int kernel();",
+    "csrc/tiles/tiles_one.cpp": '#include "tile_body.inl"',
+    "csrc/tiles/tile_body.inl": '#include "kernels.h"\nint kernel() { return 1; }',
+    "csrc/other.cpp": "int other() { return 2; }",
+}
+
+
+def test_an_edit_rebuilds_what_depends_on_it(tmp_path):
+    for name, text in TINY_PROJECT.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    shutil.copy(ROOT / "setup.py", tmp_path)
+
+    def rebuilt(edited=None, **environment):
+        """The objects that a build makes anew, after an edit of one file."""
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("build/**/*.o")}
+        if edited:
+            (tmp_path / edited).write_text(TINY_PROJECT[edited] + "\n")
+        run(sys.executable, "setup.py", "build_ext", "--inplace", cwd=tmp_path, **environment)
+        after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("build/**/*.o")}
+        return {path.stem for path, time in after.items() if before.get(path) != time}
+
+    everything = {"bindings", "other", "tiles_one"}
+    assert rebuilt() == everything
+    assert rebuilt() == set()
+    assert rebuilt(edited="csrc/other.cpp") == {"other"}
+    assert rebuilt(edited="csrc/tiles/tile_body.inl") == {"tiles_one"}
+    assert rebuilt(edited="csrc/kernels.h") == {"bindings", "tiles_one"}
+    assert rebuilt(FASTCONV_NO_OPENMP="1") == everything
+
+
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     """The source distribution, built from a copy of the tree so that nothing is left behind in it."""

@@ -266,7 +266,7 @@ def check(actual: Array, expected: torch.Tensor, size: torch.Tensor, dtype: torc
     np.testing.assert_array_less(np.abs(actual - reference) - bound, np.finfo(np.float64).tiny, err_msg=what)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")  # PyTorch on its own speed
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_samples(operator: Operator, dtype: torch.dtype, backend: str) -> None:

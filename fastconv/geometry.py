@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -415,11 +415,9 @@ def adaptive_pool_geometry(
 ) -> PoolGeometry:
     """The geometry of adaptive pooling; ``None`` keeps an axis. Even divisions become ordinary windows."""
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
-    wanted = (
-        [output_size] * ndim if output_size is None or isinstance(output_size, int) else list(output_size)
-    )
+    wanted: list[Any] = list(output_size) if is_sequence(output_size) else [output_size] * ndim
     if len(wanted) != ndim:
-        raise ShapeError(f"{op}: output_size has {len(wanted)} values, expected {ndim}")
+        raise ShapeError(f"{op}: output_size has {len(wanted)} values, expected one or {ndim}")
     output = axis_ints(
         op, "output_size", [s if o is None else o for o, s in zip(wanted, size, strict=True)], ndim, low=0
     )
@@ -488,30 +486,28 @@ def axis_ints(op: str, name: str, value: IntOrInts, ndim: int, *, low: int) -> S
     """One int for each spatial axis; a single int stands for all of them."""
     if type(value) is int and low <= value <= SIZE_LIMIT:
         return (value,) * ndim
-    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1:
-        values = tuple(one_int(op, name, item, low=low) for item in value)
-        if len(values) == 1:
-            return values * ndim
-        if len(values) != ndim:
-            raise ShapeError(
-                f"{op}: {name} has {len(values)} values, expected one int or {ndim}, got {_show(value)}"
-            )
-        return values
-    if isinstance(value, list | tuple):
-        raise TypeError(f"{op}: {name} must be an int or {ndim} ints, got {_show(value)}")
-    return (one_int(op, name, value, low=low),) * ndim
+    if not is_sequence(value):
+        return (one_int(op, name, value, low=low),) * ndim
+    values = tuple(one_int(op, name, item, low=low) for item in value)
+    if len(values) == 1:
+        return values * ndim
+    if len(values) != ndim:
+        raise ShapeError(
+            f"{op}: {name} has {len(values)} values, expected one int or {ndim}, got {_show(value)}"
+        )
+    return values
 
 
 def spatial_size(op: str, name: str, value: IntOrInts, ndim: int) -> Shape:
     """The spatial part of a size given with or without its batch and channel axes."""
-    if isinstance(value, list | tuple | np.ndarray) and len(value) in (ndim + 1, ndim + 2):
+    if is_sequence(value) and len(value) in (ndim + 1, ndim + 2):
         return axis_ints(op, name, tuple(value)[-ndim:], ndim, low=0)
     return axis_ints(op, name, value, ndim, low=0)
 
 
 def whole_shape(op: str, name: str, value: Sequence[int]) -> Shape:
     """A shape given by the user: a sequence of ints that are not negative."""
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1:
+    if not is_sequence(value):
         raise TypeError(f"{op}: {name} must be a sequence of ints, got {_show(value)}")
     return tuple(one_int(op, name, item, low=0) for item in value)
 
@@ -540,10 +536,10 @@ def padding_spec(op: str, padding: Padding, ndim: int) -> str | Pairs:
         if padding == "causal" and ndim != 1:
             raise ShapeError(f"{op}: padding='causal' needs one spatial axis, this operation has {ndim}")
         return padding
-    if isinstance(padding, list | tuple | np.ndarray):
+    if is_sequence(padding):
         items = list(padding)
-        if any(isinstance(item, list | tuple | np.ndarray) for item in items):
-            if len(items) != ndim or any(np.shape(item) != (2,) for item in items):
+        if any(is_sequence(item) for item in items):
+            if len(items) != ndim or not all(is_sequence(item) and len(item) == 2 for item in items):
                 raise ShapeError(
                     f"{op}: padding must give one (low, high) pair for each of {ndim} axes, got {_show(padding)}"
                 )
@@ -639,6 +635,11 @@ def three(values: Shape, filler: int = 1) -> Size3:
     """``values`` as three axes, with ``filler`` in front."""
     a, b, c = (filler,) * (3 - len(values)) + tuple(values)
     return a, b, c
+
+
+def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether ``value`` gives one value per axis: a list, a tuple or an array that is not a scalar."""
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _ranges(possible: Pairs) -> str:

@@ -77,6 +77,8 @@ def resolve(op: str, explicit: str | None, library: str) -> tuple[str, Backend]:
     if name is None and library != "numpy":
         name = next(n for n, row in BACKENDS.items() if row.library == library)
     name = name or config.backend_name() or _automatic()
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: backend must be a name, got {name!r}")
     backend = load(name)
     if BACKENDS[name].library != library:
         raise TypeError(f"{op}: backend {name!r} takes {BACKENDS[name].library} arrays, got {library} arrays")

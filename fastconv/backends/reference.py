@@ -18,7 +18,11 @@ from fastconv.geometry import AxisWindows, ConvGeometry, PoolGeometry, pool_wind
 
 Array = NDArray[Any]
 
+# Infinities and NaN are values like others to a compiled kernel; NumPy's warnings would tell the backends apart.
+quiet = np.errstate(over="ignore", invalid="ignore")
 
+
+@quiet
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
@@ -31,6 +35,7 @@ def conv_forward(
     y[...] = _finish(total.reshape(y.shape), bias, activation)
 
 
+@quiet
 def conv_grad_input(
     grad_y: Array,
     weight: Array,
@@ -52,6 +57,7 @@ def conv_grad_input(
     grad_x[...] = _finish(total.reshape(grad_x.shape), bias, activation)
 
 
+@quiet
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by each weight: the outputs it took part in, times the inputs it multiplied."""
     xs, gys, total = (
@@ -81,6 +87,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
         indices[...] = where
 
 
+@quiet
 def max_pool_grad_input(grad_y: Array, indices: Array, grad_x: Array) -> int:
     """Each gradient goes to the element that won its window."""
     planes, plane = grad_x.shape[0], grad_x[0].size
@@ -98,6 +105,7 @@ def max_pool_grad_input(grad_y: Array, indices: Array, grad_x: Array) -> int:
     return -1
 
 
+@quiet
 def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     """The sum of each window over its divisor."""
     total = np.zeros(y.shape)
@@ -106,6 +114,7 @@ def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     y[...] = total / _divisors(geometry)
 
 
+@quiet
 def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """The adjoint of `avg_pool`: every element of a window gets an equal share."""
     total = np.zeros(grad_x.shape)

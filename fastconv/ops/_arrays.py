@@ -20,6 +20,7 @@ DType = np.dtype[Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_OPTIONAL = ("bias",)
 _NARROW = ("float16", "bfloat16")  # stored as such, computed in float32
 _OVERLAP_WORK: Any = 10_000  # candidates to try before two strided arrays count as overlapping
 _SMALL_INTEGERS = 2  # bytes: wider ones need 64-bit sums
@@ -66,6 +67,9 @@ def begin(op: str, backend: str | None, **arrays: ArrayLike) -> tuple[Call, list
         raise ValueError(f"{op}: unknown algorithm {config.algorithm()!r}")
     name, module = backends.resolve(op, backend, library)
     plain = [_plain_array(op, argument, value, library, xp) for argument, value in arrays.items()]
+    for argument, array in zip(arrays, plain, strict=True):
+        if array is None and argument not in _OPTIONAL:
+            raise TypeError(f"{op}: {argument} must be an array, got None")
     return Call(op, name, module, xp), plain
 
 
@@ -111,7 +115,7 @@ def conv_precision(op: str, **arrays: Array | None) -> Precision:
         wide = max(dtype.itemsize for dtype in dtypes) > _SMALL_INTEGERS
         exact = np.dtype(np.int64 if wide else np.int32)
         return Precision(exact, exact)
-    return _floating(dtypes)
+    return _floating(op, dtypes)
 
 
 def mean_precision(op: str, **arrays: Array) -> Precision:
@@ -119,7 +123,7 @@ def mean_precision(op: str, **arrays: Array) -> Precision:
     dtypes = [_checked(op, argument, array) for argument, array in arrays.items()]
     if all(dtype.kind in "biu" for dtype in dtypes):
         return Precision(np.dtype(np.float64), np.dtype(np.float64))
-    return _floating(dtypes)
+    return _floating(op, dtypes)
 
 
 def max_precision(op: str, **arrays: Array) -> Precision:
@@ -131,12 +135,17 @@ def max_precision(op: str, **arrays: Array) -> Precision:
     return Precision(native, np.dtype(np.float32) if native.name in _NARROW else native)
 
 
-def _floating(dtypes: list[DType]) -> Precision:
+def _floating(op: str, dtypes: list[DType]) -> Precision:
     first = dtypes[0]
     if all(dtype is first for dtype in dtypes) and first.isnative:
         result = first
     else:
-        result = np.result_type(*dtypes).newbyteorder("=")
+        try:
+            result = np.result_type(*dtypes).newbyteorder("=")
+        except TypeError as error:  # bfloat16 beside float16 or wide integers
+            raise TypeError(
+                f"{op}: dtypes {', '.join(map(str, dtypes))} have no common type: convert one of the arrays"
+            ) from error
     return Precision(result, np.dtype(np.float32) if result.name in _NARROW else result)
 
 

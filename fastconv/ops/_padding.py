@@ -13,18 +13,26 @@ from fastconv.geometry import Pairs, Shape
 Array = Any
 
 
-def pad(op: str, x: Array, pads: Pairs, mode: str) -> Array:
-    """``x`` with its last axes extended; raises `ShapeError` where an axis has too few elements to copy from."""
-    for axis, (low, high) in zip(range(-len(pads), 0), pads, strict=True):
-        size = x.shape[axis]
+def check_padding(op: str, shape: Shape, pads: Pairs, mode: str) -> None:
+    """Raises `ShapeError` where one of the last axes of ``shape`` has too few elements to copy from."""
+    for size, (low, high) in zip(shape[-len(pads) :], pads, strict=True):
         limit = {"reflect": size - 1, "circular": size, "replicate": size and max(low, high)}[mode]
         if max(low, high) > limit:
             raise ShapeError(
                 f"{op}: padding_mode={mode!r} with padding ({low}, {high}) needs an axis of more elements, "
-                f"input has shape {x.shape}"
+                f"input has shape {shape}"
             )
+
+
+def pad(op: str, x: Array, pads: Pairs, mode: str) -> Array:
+    """``x`` with its last axes extended."""
+    for axis, (low, high) in zip(range(-len(pads), 0), pads, strict=True):
         if low or high:
-            x = x.take(_source(size, low, high, mode), axis=axis)
+            try:
+                source = _source(x.shape[axis], low, high, mode)
+            except ValueError as error:  # beyond the address space
+                raise MemoryError(f"{op}: padding ({low}, {high}) is too large to copy") from error
+            x = x.take(source, axis=axis)
     return x
 
 

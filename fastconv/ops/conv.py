@@ -17,14 +17,15 @@ from fastconv.geometry import (
     ConvGeometry,
     IntOrInts,
     Padding,
+    Pairs,
     Shape,
-    axis_ints,
     check_shape,
     conv_geometry,
     conv_transpose_geometry,
+    is_sequence,
     padding_spec,
     resolve_padding,
-    split_shape,
+    three,
     whole_shape,
 )
 from fastconv.ops import _padding
@@ -101,12 +102,14 @@ def conv_nd(
     call, (x, w, b) = begin(op, backend, input=input, weight=weight, bias=bias)
     precision = conv_precision(op, input=x, weight=w, bias=b)
     _check_activation(op, activation, precision)
-    padded, padding = _pad_explicitly(call, ndim, x, w.shape, stride, padding, dilation, padding_mode)
-    geometry = conv_geometry(op, ndim, padded.shape, w.shape, stride, padding, dilation, groups)
+    geometry = conv_geometry(op, ndim, x.shape, w.shape, stride, padding, dilation, groups)
+    pads = _copied_padding(op, ndim, x.shape, geometry, padding, padding_mode)
     _check_bias(op, b, geometry.out_channels)
     shape = _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     output = new_output(call, shape, precision, geometry.y_shape, out, (x, w, b))
-    _run_forward(call, padded, w, b, activation, output.kernel, precision, geometry)
+    if pads:
+        x, geometry = _padding.pad(op, x, pads, padding_mode), _padded(geometry, pads)
+    _run_forward(call, x, w, b, activation, output.kernel, precision, geometry)
     return output.finish()
 
 
@@ -209,24 +212,24 @@ def conv_nd_backward(
     wants = _mask(op, output_mask)
     call, (gy, x, w) = begin(op, backend, grad_output=grad_output, input=input, weight=weight)
     precision = conv_precision(op, grad_output=gy, input=x, weight=w)
-    padded, zero_padding = _pad_explicitly(call, ndim, x, w.shape, stride, padding, dilation, padding_mode)
-    geometry = conv_geometry(op, ndim, padded.shape, w.shape, stride, zero_padding, dilation, groups)
+    geometry = conv_geometry(op, ndim, x.shape, w.shape, stride, padding, dilation, groups)
+    pads = _copied_padding(op, ndim, x.shape, geometry, padding, padding_mode)
     check_shape(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
+    inner = _padded(geometry, pads) if pads else geometry
     grad_input = grad_weight = grad_bias = None
     if wants[0]:
-        output = new_output(call, padded.shape, precision, geometry.x_shape)
-        _run_grad_input(call, gy, w, None, None, output.kernel, precision, geometry)
+        output = new_output(call, x.shape, precision, geometry.x_shape)
+        grad_padded = call.empty(inner.x_shape, precision.compute) if pads else output.kernel
+        _run_grad_input(call, gy, w, None, None, grad_padded, precision, inner)
+        if pads:
+            output.kernel[...] = _padding.pad_backward(grad_padded, geometry.x_shape, pads, padding_mode)
         grad_input = output.finish()
-        if padded is not x:
-            pads = resolve_padding(
-                op, padding_spec(op, padding, ndim), *_window(op, ndim, x, w.shape, stride, dilation)
-            )
-            grad_input = _padding.pad_backward(grad_input, x.shape, pads, padding_mode)
     if wants[1]:
         output = new_output(call, w.shape, precision, geometry.weight_shape)
-        _run_grad_weight(call, padded, gy, output.kernel, precision, geometry)
+        padded = _padding.pad(op, x, pads, padding_mode) if pads else x
+        _run_grad_weight(call, padded, gy, output.kernel, precision, inner)
         grad_weight = output.finish()
     if wants[2]:
         grad_bias = _bias_gradient(call, gy, geometry.y_shape, precision)
@@ -303,6 +306,7 @@ def conv_nd_input(
     dilation: IntOrInts = 1,
     groups: int = 1,
     *,
+    out: Array | None = None,
     backend: str | None = None,
 ) -> Array:
     """Gradient of `convNd` with respect to an input of shape ``input_size``, as ``torch.nn.grad.convNd_input``.
@@ -314,7 +318,8 @@ def conv_nd_input(
     weight, stride, padding, dilation, groups
         As they were given to `convNd`.
     grad_output : array_like, shape of the convolution's result
-    backend : str, optional
+    out, backend
+        As in `convNd`.
 
     Returns
     -------
@@ -331,7 +336,7 @@ def conv_nd_input(
     shape = whole_shape(op, "input_size", input_size)
     geometry = conv_geometry(op, ndim, shape, w.shape, stride, padding, dilation, groups)
     check_shape(op, "grad_output", gy.shape, _like(shape, ndim, geometry.out_channels, geometry.output_size))
-    output = new_output(call, shape, precision, geometry.x_shape)
+    output = new_output(call, shape, precision, geometry.x_shape, out, (w, gy))
     _run_grad_input(call, gy, w, None, None, output.kernel, precision, geometry)
     return output.finish()
 
@@ -346,6 +351,7 @@ def conv_nd_weight(
     dilation: IntOrInts = 1,
     groups: int = 1,
     *,
+    out: Array | None = None,
     backend: str | None = None,
 ) -> Array:
     """Gradient of `convNd` with respect to a weight of shape ``weight_size``, as ``torch.nn.grad.convNd_weight``.
@@ -357,7 +363,8 @@ def conv_nd_weight(
     weight_size : sequence of ints
         The weight's whole shape.
     grad_output : array_like, shape of the convolution's result
-    backend : str, optional
+    out, backend
+        As in `convNd`.
 
     Returns
     -------
@@ -378,7 +385,7 @@ def conv_nd_weight(
     check_shape(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
-    output = new_output(call, shape, precision, geometry.weight_shape)
+    output = new_output(call, shape, precision, geometry.weight_shape, out, (x, gy))
     _run_grad_weight(call, x, gy, output.kernel, precision, geometry)
     return output.finish()
 
@@ -467,44 +474,27 @@ def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision
     )
 
 
-def _pad_explicitly(
-    call: Call,
-    ndim: int,
-    x: Array,
-    weight_shape: Shape,
-    stride: IntOrInts,
-    padding: Padding,
-    dilation: IntOrInts,
-    padding_mode: str,
-) -> tuple[Array, Padding]:
-    """Input and padding as a zero-padded convolution takes them: other modes are a padded copy without padding."""
-    op = call.op
-    if padding_mode == "zeros":
-        return x, padding
+def _copied_padding(
+    op: str, ndim: int, shape: Shape, geometry: ConvGeometry, padding: Padding, padding_mode: str
+) -> Pairs | None:
+    """The padding of an input of ``shape`` that is made by copying values; ``None`` where there is none."""
     if padding_mode not in PADDING_MODES:
         raise ValueError(
             f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
         )
-    pads = resolve_padding(
-        op, padding_spec(op, padding, ndim), *_window(op, ndim, x, weight_shape, stride, dilation)
-    )
-    if not any(low or high for low, high in pads):
-        return x, 0
-    return _padding.pad(op, x, pads, padding_mode), 0
+    if padding_mode == "zeros":
+        return None
+    windows = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.dilation)
+    pads = resolve_padding(op, padding_spec(op, padding, ndim), *(sizes[3 - ndim :] for sizes in windows))
+    _padding.check_padding(op, shape, pads, padding_mode)
+    return pads if any(low or high for low, high in pads) else None
 
 
-def _window(
-    op: str, ndim: int, x: Array, weight_shape: Shape, stride: IntOrInts, dilation: IntOrInts
-) -> tuple[Shape, Shape, Shape, Shape]:
-    """Sizes, kernel, stride and dilation of each axis, for padding that depends on them."""
-    size = split_shape(op, "input", x.shape, ndim)[2]
-    kernel = split_shape(op, "weight", weight_shape, ndim)[2]
-    return (
-        size,
-        kernel,
-        axis_ints(op, "stride", stride, ndim, low=1),
-        axis_ints(op, "dilation", dilation, ndim, low=1),
-    )
+def _padded(geometry: ConvGeometry, pads: Pairs) -> ConvGeometry:
+    """The same convolution of an input that contains its padding."""
+    added = three(tuple(low + high for low, high in pads), 0)
+    depth, height, width = (size + extra for size, extra in zip(geometry.input_size, added, strict=True))
+    return geometry._replace(input_size=(depth, height, width), pad_low=(0, 0, 0))
 
 
 def _user_shape(x: Array, ndim: int, channels: int, size: Shape) -> Shape:
@@ -521,10 +511,10 @@ def _check_bias(op: str, bias: Array | None, channels: int) -> None:
         check_shape(op, "bias", bias.shape, (channels,))
 
 
-def _check_activation(op: str, activation: str | None, precision: Precision) -> None:
+def _check_activation(op: str, activation: object, precision: Precision) -> None:
     if activation is None:
         return
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(
             f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         )
@@ -533,6 +523,8 @@ def _check_activation(op: str, activation: str | None, precision: Precision) -> 
 
 
 def _mask(op: str, output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    if not is_sequence(output_mask):
+        raise TypeError(f"{op}: output_mask must be three bools, got {output_mask!r}")
     if len(output_mask) != 3:
         raise ShapeError(f"{op}: output_mask has {len(output_mask)} values, expected 3 (input, weight, bias)")
     first, second, third = (bool(want) for want in output_mask)

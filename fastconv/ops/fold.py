@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from fastconv.errors import ShapeError
 from fastconv.geometry import (
     ConvGeometry,
     IntOrInts,
@@ -16,11 +17,11 @@ from fastconv.geometry import (
     axis_ints,
     check_shape,
     conv_geometry,
+    is_sequence,
     spatial_size,
     split_shape,
     taps,
 )
-from fastconv.errors import ShapeError
 from fastconv.ops._arrays import (
     Array,
     ArrayLike,
@@ -154,7 +155,7 @@ def fold(
 
 
 def _axes(op: str, kernel_size: IntOrInts) -> int:
-    if isinstance(kernel_size, list | tuple):
+    if is_sequence(kernel_size):
         if not 1 <= len(kernel_size) <= 3:
             raise ShapeError(f"{op}: kernel_size has {len(kernel_size)} values, expected one to three")
         return len(kernel_size)

@@ -8,10 +8,11 @@ are three-dimensional ones with extents of one in front, so a backend writes eac
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ Size3 = tuple[int, int, int]
 Shape = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
 IntOrInts = int | Sequence[int]
+T = TypeVar("T")
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 
 # Sums and products of two legal sizes stay inside 64 signed bits, so kernels may add and subtract freely.
@@ -316,8 +318,10 @@ def _conv_transpose_geometry(
         possible = tuple((o, o + max(s, d) - 1) for o, s, d in zip(smallest, stride, dilation, strict=True))
     if 0 in size:
         raise ShapeError(f"{op}: input has an empty spatial axis, shape {input_shape}")
-    for o, (low, high) in zip(outputs, possible, strict=True):
+    for o, (low, high), pad, d, k in zip(outputs, possible, pads, dilation, kernel, strict=True):
         _check_size(op, "output", o)
+        _check_size(op, "padded output", o + sum(pad))
+        _check_size(op, "dilated kernel", d * (k - 1) + 1)
         if o < 1:
             raise ShapeError(
                 f"{op}: output size {outputs} is not positive (input size {size}, kernel size {kernel}, padding {pads})"
@@ -364,8 +368,8 @@ def pool_geometry(
         kernel if stride is None else axis_ints(op, "stride", stride, ndim, low=1),
         padding_spec(op, padding, ndim),
         axis_ints(op, "dilation", dilation, ndim, low=1),
-        bool(ceil_mode),
-        bool(count_include_pad),
+        one_bool(op, "ceil_mode", ceil_mode),
+        one_bool(op, "count_include_pad", count_include_pad),
         divisor,
     )
 
@@ -415,11 +419,11 @@ def adaptive_pool_geometry(
 ) -> PoolGeometry:
     """The geometry of adaptive pooling; ``None`` keeps an axis. Even divisions become ordinary windows."""
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
-    wanted: list[Any] = list(output_size) if is_sequence(output_size) else [output_size] * ndim
-    if len(wanted) != ndim:
-        raise ShapeError(f"{op}: output_size has {len(wanted)} values, expected one or {ndim}")
-    output = axis_ints(
-        op, "output_size", [s if o is None else o for o, s in zip(wanted, size, strict=True)], ndim, low=0
+    wanted = output_size if is_sequence(output_size) else (output_size,)
+    _check_count(op, "output_size", wanted, ndim)
+    output = tuple(
+        length if o is None else one_int(op, "output_size", o, low=0)
+        for o, length in zip(_one_per_axis(wanted, ndim), size, strict=True)
     )
     if 0 in size:
         raise ShapeError(f"{op}: input has an empty spatial axis, shape {input_shape}")
@@ -427,6 +431,8 @@ def adaptive_pool_geometry(
     if all(o and length % o == 0 for o, length in zip(output, size, strict=True)):
         kernel = three(tuple(length // o for o, length in zip(output, size, strict=True)), 1)
         return PoolGeometry(batch * channels, three(size), three(output), kernel, kernel, ones, zeros, zeros)
+    for o, length in zip(output, size, strict=True):
+        _check_size(op, "input size times output", o * length)
     return PoolGeometry(
         batch * channels, three(size), three(output), ones, ones, ones, zeros, zeros, adaptive=True
     )
@@ -474,12 +480,21 @@ def one_int(op: str, name: str, value: object, *, low: int | None = None) -> int
                 raise TypeError
             value = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
-            raise TypeError(f"{op}: {name} must be an int, got {_show(value)}") from None
+            raise TypeError(f"{op}: {name} must be an int, got {show(value)}") from None
     if low is not None and value < low:
-        raise ShapeError(f"{op}: {name} must be at least {low}, got {value}")
+        raise ShapeError(f"{op}: {name} must be at least {low}, got {show(value)}")
     if abs(value) > SIZE_LIMIT:
-        raise ShapeError(f"{op}: {name} must not exceed 2**61, got {value}")
+        raise ShapeError(f"{op}: {name} must not exceed 2**61, got {show(value)}")
     return value
+
+
+def one_bool(op: str, name: str, value: object) -> bool:
+    """``value`` as a bool: Python's, NumPy's, or the ints 0 and 1; truth of anything else would hide a mistake."""
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{op}: {name} must be True or False, got {show(value)}")
 
 
 def axis_ints(op: str, name: str, value: IntOrInts, ndim: int, *, low: int) -> Shape:
@@ -488,27 +503,21 @@ def axis_ints(op: str, name: str, value: IntOrInts, ndim: int, *, low: int) -> S
         return (value,) * ndim
     if not is_sequence(value):
         return (one_int(op, name, value, low=low),) * ndim
-    values = tuple(one_int(op, name, item, low=low) for item in value)
-    if len(values) == 1:
-        return values * ndim
-    if len(values) != ndim:
-        raise ShapeError(
-            f"{op}: {name} has {len(values)} values, expected one int or {ndim}, got {_show(value)}"
-        )
-    return values
+    _check_count(op, name, value, ndim)
+    return _one_per_axis(tuple(one_int(op, name, item, low=low) for item in value), ndim)
 
 
 def spatial_size(op: str, name: str, value: IntOrInts, ndim: int) -> Shape:
     """The spatial part of a size given with or without its batch and channel axes."""
     if is_sequence(value) and len(value) in (ndim + 1, ndim + 2):
-        return axis_ints(op, name, tuple(value)[-ndim:], ndim, low=0)
+        return whole_shape(op, name, value)[-ndim:]
     return axis_ints(op, name, value, ndim, low=0)
 
 
 def whole_shape(op: str, name: str, value: Sequence[int]) -> Shape:
     """A shape given by the user: a sequence of ints that are not negative."""
     if not is_sequence(value):
-        raise TypeError(f"{op}: {name} must be a sequence of ints, got {_show(value)}")
+        raise TypeError(f"{op}: {name} must be a sequence of ints, got {show(value)}")
     return tuple(one_int(op, name, item, low=0) for item in value)
 
 
@@ -531,7 +540,7 @@ def padding_spec(op: str, padding: Padding, ndim: int) -> str | Pairs:
     if isinstance(padding, str):
         if padding not in PADDING_NAMES:
             raise ShapeError(
-                f"{op}: padding must be numbers or one of {', '.join(PADDING_NAMES)}, got {padding!r}"
+                f"{op}: padding must be numbers or one of {', '.join(PADDING_NAMES)}, got {show(padding)}"
             )
         if padding == "causal" and ndim != 1:
             raise ShapeError(f"{op}: padding='causal' needs one spatial axis, this operation has {ndim}")
@@ -541,15 +550,16 @@ def padding_spec(op: str, padding: Padding, ndim: int) -> str | Pairs:
         if any(is_sequence(item) for item in items):
             if len(items) != ndim or not all(is_sequence(item) and len(item) == 2 for item in items):
                 raise ShapeError(
-                    f"{op}: padding must give one (low, high) pair for each of {ndim} axes, got {_show(padding)}"
+                    f"{op}: padding must give one (low, high) pair for each of {ndim} axes, got {show(padding)}"
                 )
             pairs = [tuple(one_int(op, "padding", side, low=0) for side in item) for item in items]
             return tuple((low, high) for low, high in pairs)
         if len(items) == 2 * ndim:
-            example = ", ".join(f"({items[2 * i]}, {items[2 * i + 1]})" for i in range(ndim))
+            sides = [one_int(op, "padding", item, low=0) for item in items]
+            example = ", ".join(f"({sides[2 * i]}, {sides[2 * i + 1]})" for i in range(ndim))
             raise ShapeError(
                 f"{op}: a flat padding of {2 * ndim} ints is ambiguous; give one (low, high) pair for each axis, such as "
-                f"padding=({example}{',' * (ndim == 1)}), got {_show(padding)}"
+                f"padding=({example}{',' * (ndim == 1)}), got {show(padding)}"
             )
     return tuple((p, p) for p in axis_ints(op, "padding", padding, ndim, low=0))  # type: ignore[arg-type]
 
@@ -626,6 +636,16 @@ def _window_count(
     return count
 
 
+def _check_count(op: str, name: str, values: Sequence[Any], ndim: int) -> None:
+    if len(values) not in (1, ndim):
+        expected = "one int" if ndim == 1 else f"one int or {ndim}"
+        raise ShapeError(f"{op}: {name} has {len(values)} values, expected {expected}, got {show(values)}")
+
+
+def _one_per_axis(values: Sequence[T], ndim: int) -> tuple[T, ...]:
+    return (values[0],) * ndim if len(values) == 1 else tuple(values)
+
+
 def _check_size(op: str, what: str, value: int) -> None:
     if value > SIZE_LIMIT:
         raise ShapeError(f"{op}: {what} size must not exceed 2**61, got {value}")
@@ -646,6 +666,17 @@ def _ranges(possible: Pairs) -> str:
     return " x ".join(f"{low}..{high}" for low, high in possible)
 
 
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+class _Short(reprlib.Repr):
+    """``repr`` within bounds of length and depth, whatever the object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxlist = self.maxtuple = 10
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to print the largest ints."""
+        return super().repr_int(x, level) if x.bit_length() <= 256 else f"<int of {x.bit_length()} bits>"
+
+
+show = _Short().repr

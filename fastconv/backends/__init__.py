@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple, cast
 
 from fastconv import config
 from fastconv.backends.protocol import Backend
 from fastconv.errors import BackendUnavailableError
+from fastconv.geometry import show
 
 
 class Row(NamedTuple):
@@ -33,10 +34,15 @@ BACKENDS: dict[str, Row] = {
 AUTOMATIC = ("cpp", "numba", "reference")  # best first
 
 
-@lru_cache(maxsize=None)
 def load(name: str) -> Backend:
     """The backend's module; raises `BackendUnavailableError` with the reason where it cannot run."""
-    row = _row(name)
+    _check_name("", name)
+    return _import(name)
+
+
+@cache
+def _import(name: str) -> Backend:
+    row = BACKENDS[name]
     try:
         return cast("Backend", importlib.import_module(row.module))
     except ImportError as error:
@@ -76,10 +82,10 @@ def resolve(op: str, explicit: str | None, library: str) -> tuple[str, Backend]:
     name = explicit
     if name is None and library != "numpy":
         name = next(n for n, row in BACKENDS.items() if row.library == library)
-    name = name or config.backend_name() or _automatic()
-    if not isinstance(name, str):
-        raise TypeError(f"{op}: backend must be a name, got {name!r}")
-    backend = load(name)
+    if name is None:
+        name = config.backend_name() or _automatic()
+    _check_name(f"{op}: ", name)
+    backend = _import(name)
     if BACKENDS[name].library != library:
         raise TypeError(f"{op}: backend {name!r} takes {BACKENDS[name].library} arrays, got {library} arrays")
     return name, backend
@@ -108,7 +114,7 @@ def use_backend(name: str) -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=1)
+@cache
 def _automatic() -> str:
     for name in AUTOMATIC:
         try:
@@ -119,7 +125,6 @@ def _automatic() -> str:
     raise AssertionError("the reference backend needs NumPy only")
 
 
-def _row(name: object) -> Row:
+def _check_name(prefix: str, name: object) -> None:
     if not isinstance(name, str) or name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return BACKENDS[name]
+        raise ValueError(f"{prefix}backend must be one of {', '.join(BACKENDS)}, got {show(name)}")

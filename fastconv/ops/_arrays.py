@@ -204,17 +204,30 @@ def new_output(
 
 def _check_out(call: Call, out: Array, shape: Shape, dtype: DType, inputs: Sequence[Array | None]) -> None:
     op = call.op
-    if not isinstance(out, call.xp.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not isinstance(out, call.xp.ndarray) or isinstance(out, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{op}: out must be a {call.xp.__name__}.ndarray, got {type(out).__name__}")
     check_shape(op, "out", out.shape, shape)
     if out.dtype != dtype or not out.dtype.isnative:
         raise ValueError(f"{op}: out has dtype {out.dtype!r}, expected {dtype!r}")
     if not getattr(out.flags, "writeable", True):
         raise ValueError(f"{op}: out is read-only")
-    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"{op}: out overlaps itself (strides {out.strides})")
+    if _overlaps_itself(out):
+        raise ValueError(f"{op}: out overlaps itself (shape {out.shape}, strides {out.strides})")
     if any(array is not None and _overlap(call, out, array) for array in inputs):
         raise ValueError(f"{op}: out shares memory with an input")
+
+
+def _overlaps_itself(a: Array) -> bool:
+    """Whether two elements may share memory: not so if every axis steps over all that lies within the axes below it."""
+    if a.size == 0:
+        return False
+    inside = a.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True)):
+        if size > 1:
+            if stride < inside:
+                return True
+            inside += stride * (size - 1)
+    return False
 
 
 def _overlap(call: Call, a: Array, b: Array) -> bool:
@@ -238,7 +251,8 @@ def per_dimension(
 
     def make(ndim: int) -> Callable[P, R]:
         def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(ndim, *args, **kwargs)
+            with np.errstate(all="ignore"):  # infinities and NaN propagate silently on every backend
+                return function(ndim, *args, **kwargs)
 
         operation.__name__ = operation.__qualname__ = function.__name__.replace("_nd", f"{ndim}d")
         operation.__module__ = function.__module__

@@ -23,8 +23,11 @@ from fastconv.geometry import (
     conv_geometry,
     conv_transpose_geometry,
     is_sequence,
+    one_bool,
     padding_spec,
     resolve_padding,
+    show,
+    split_shape,
     three,
     whole_shape,
 )
@@ -334,6 +337,7 @@ def conv_nd_input(
     call, (w, gy) = begin(op, backend, weight=weight, grad_output=grad_output)
     precision = conv_precision(op, weight=w, grad_output=gy)
     shape = whole_shape(op, "input_size", input_size)
+    split_shape(op, "input_size", shape, ndim)
     geometry = conv_geometry(op, ndim, shape, w.shape, stride, padding, dilation, groups)
     check_shape(op, "grad_output", gy.shape, _like(shape, ndim, geometry.out_channels, geometry.output_size))
     output = new_output(call, shape, precision, geometry.x_shape, out, (w, gy))
@@ -475,12 +479,12 @@ def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision
 
 
 def _copied_padding(
-    op: str, ndim: int, shape: Shape, geometry: ConvGeometry, padding: Padding, padding_mode: str
+    op: str, ndim: int, shape: Shape, geometry: ConvGeometry, padding: Padding, padding_mode: object
 ) -> Pairs | None:
     """The padding of an input of ``shape`` that is made by copying values; ``None`` where there is none."""
-    if padding_mode not in PADDING_MODES:
+    if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
         raise ValueError(
-            f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
+            f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {show(padding_mode)}"
         )
     if padding_mode == "zeros":
         return None
@@ -516,7 +520,7 @@ def _check_activation(op: str, activation: object, precision: Precision) -> None
         return
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(
-            f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+            f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, got {show(activation)}"
         )
     if precision.compute.kind == "i" and activation not in INTEGER_ACTIVATIONS:
         raise TypeError(f"{op}: activation {activation!r} needs a floating dtype, got {precision.result}")
@@ -524,10 +528,10 @@ def _check_activation(op: str, activation: object, precision: Precision) -> None
 
 def _mask(op: str, output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
     if not is_sequence(output_mask):
-        raise TypeError(f"{op}: output_mask must be three bools, got {output_mask!r}")
+        raise TypeError(f"{op}: output_mask must be three bools, got {show(output_mask)}")
     if len(output_mask) != 3:
         raise ShapeError(f"{op}: output_mask has {len(output_mask)} values, expected 3 (input, weight, bias)")
-    first, second, third = (bool(want) for want in output_mask)
+    first, second, third = (one_bool(op, "output_mask", want) for want in output_mask)
     return first, second, third
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from fastconv.errors import ShapeError
 from fastconv.geometry import (
     ConvGeometry,
@@ -18,7 +20,6 @@ from fastconv.geometry import (
     check_shape,
     conv_geometry,
     is_sequence,
-    spatial_size,
     split_shape,
     taps,
 )
@@ -33,6 +34,7 @@ from fastconv.ops._arrays import (
 )
 
 
+@np.errstate(all="ignore")
 def unfold(
     input: ArrayLike,
     kernel_size: IntOrInts,
@@ -89,6 +91,7 @@ def unfold(
     return output.finish()
 
 
+@np.errstate(all="ignore")
 def fold(
     input: ArrayLike,
     output_size: IntOrInts,
@@ -125,7 +128,7 @@ def fold(
     call, (columns,) = begin(op, backend, input=input)
     precision = conv_precision(op, input=columns)
     ndim = _axes(op, kernel_size)
-    size = spatial_size(op, "output_size", output_size, ndim)
+    size = axis_ints(op, "output_size", output_size, ndim, low=0)
     if columns.ndim not in (2, 3):
         raise ShapeError(
             f"{op}: input has {columns.ndim} dimensions, shape {columns.shape}, expected (N, C*kernel, L) or (C*kernel, L)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ from fastconv.geometry import (
     adaptive_pool_geometry,
     check_shape,
     full_shape,
+    one_bool,
     pool_geometry,
+    show,
     split_shape,
     three,
     unpool_size,
@@ -511,6 +514,7 @@ def lp_pool_nd_backward(
 def _max_pool(
     call: Call, ndim: int, x: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
 ) -> Any:
+    return_indices = one_bool(call.op, "return_indices", return_indices)
     precision = max_precision(call.op, input=x)
     shape = _pooled_shape(x, ndim, geometry)
     if return_indices and out is not None:
@@ -589,17 +593,18 @@ def _as_indices(call: Call, indices: Array, shape: Shape) -> Array:
 
 
 def _refuse_index(op: str, indices: Array, position: int, plane: Shape) -> None:
+    elements = math.prod(plane)
     raise IndexError(
         f"{op}: indices holds {int(indices.reshape(-1)[position])} at flat position {position}, "
-        f"expected -1 or 0..{math.prod(plane) - 1} (a plane of {plane})"
+        f"expected -1{f' or 0..{elements - 1}' * (elements > 0)} (a plane of {plane})"
     )
 
 
 def _norm_type(op: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{op}: norm_type must be a number, got {value!r}")
-    if not (math.isfinite(value) and value > 0):
-        raise ShapeError(f"{op}: norm_type must be finite and positive, got {value!r}")
+        raise TypeError(f"{op}: norm_type must be a number, got {show(value)}")
+    if not 0 < value <= sys.float_info.max:
+        raise ShapeError(f"{op}: norm_type must be finite and positive, got {show(value)}")
     return float(value)
 
 

@@ -184,5 +184,9 @@ def _divisors(geometry: PoolGeometry) -> Array:
     """The divisor of every output position; 1 where nothing would be divided."""
     if geometry.divisor_override:
         return np.array(geometry.divisor_override)
-    sides = [w.length if geometry.count_include_pad else w.inside for w in pool_windows(geometry)]
+    # In floating point, since padding may make a window longer than its count fits an integer.
+    sides = [
+        (w.length if geometry.count_include_pad else w.inside).astype(np.float64)
+        for w in pool_windows(geometry)
+    ]
     return np.asarray(np.maximum(1, sides[0].reshape(-1, 1, 1) * sides[1].reshape(-1, 1) * sides[2]))

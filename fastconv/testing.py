@@ -45,7 +45,7 @@ STEEPEST = 1.1  # the largest slope of any activation (silu)
 def gradcheck(
     function: Callable[..., Any],
     backward: Callable[..., Any],
-    inputs: Sequence[Array],
+    inputs: Sequence[Any],
     *,
     step: float = 1e-5,
     rtol: float = 1e-6,
@@ -179,7 +179,8 @@ def make_problem(
         return values
 
     inputs: tuple[Any, ...]
-    dtypes = (dtype,)
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype[Any], ...] = (dtype,)
     if isinstance(geometry, ConvGeometry):
         x, weight, y = geometry.x_shape, geometry.weight_shape, geometry.y_shape
         if kernel == "conv_grad_weight":
@@ -326,19 +327,26 @@ def _problems() -> Iterator[Problem]:
     for kernel in ("conv_forward", "conv_grad_input"):
         for activation in ACTIVATIONS:
             yield make_problem(kernel, plain, "float32", bias=True, activation=activation)
-    for geometry in _pool_geometries():
+    for windows in _pool_geometries():
         for dtype in ("float32", "float64"):
-            yield from (make_problem("max_pool", geometry, dtype, data=data) for data in ("ties", "nan"))
-            yield make_problem("max_pool_grad_input", geometry, dtype)
-            yield make_problem("avg_pool", geometry, dtype)
-            yield make_problem("avg_pool_grad_input", geometry, dtype)
+            yield from (make_problem("max_pool", windows, dtype, data=data) for data in ("ties", "nan"))
+            yield make_problem("max_pool_grad_input", windows, dtype)
+            yield make_problem("avg_pool", windows, dtype)
+            yield make_problem("avg_pool_grad_input", windows, dtype)
         for dtype in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
-            yield make_problem("max_pool", geometry, dtype)
+            yield make_problem("max_pool", windows, dtype)
 
 
 def _conv_geometries() -> Iterator[ConvGeometry]:
-    def conv(ndim: int, x: tuple[int, ...], w: tuple[int, ...], *window: Any) -> ConvGeometry:
-        stride, padding, dilation, groups = (*window, *(1, 0, 1, 1)[len(window) :])
+    def conv(
+        ndim: int,
+        x: tuple[int, ...],
+        w: tuple[int, ...],
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> ConvGeometry:
         return conv_geometry(f"conv{ndim}d", ndim, x, w, stride, padding, dilation, groups)
 
     yield conv(1, (2, 3, 37), (5, 3, 4), 2, ((3, 1),))
@@ -356,8 +364,16 @@ def _conv_geometries() -> Iterator[ConvGeometry]:
 
 
 def _pool_geometries() -> Iterator[PoolGeometry]:
-    def pool(ndim: int, shape: tuple[int, ...], *window: Any, **options: Any) -> PoolGeometry:
-        kernel, stride, padding, dilation, ceil = (*window, *(2, None, 0, 1, False)[len(window) :])
+    def pool(
+        ndim: int,
+        shape: tuple[int, ...],
+        kernel: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil: bool = False,
+        **options: Any,
+    ) -> PoolGeometry:
         return pool_geometry(f"pool{ndim}d", ndim, shape, kernel, stride, padding, dilation, ceil, **options)
 
     yield pool(1, (2, 3, 21), 4, 3, ((3, 1),))

@@ -1,0 +1,295 @@
+// The Python face of the kernels. fastconv.backends.cpp calls it with sound arguments, but anybody can: so
+// each entry checks again what memory safety needs, and releases the GIL around the kernel.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+namespace {
+
+constexpr Index kSizeLimit = Index{1} << 61; // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
+
+void check_interrupt() {
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0)
+        throw py::error_already_set();
+}
+
+Index index_field(const py::tuple& fields, std::size_t i, Index low) {
+    const Index value = fields[i].cast<Index>();
+    if (value < low || value > kSizeLimit)
+        throw py::value_error("geometry field " + std::to_string(i) +
+                              " is out of range: " + std::to_string(value));
+    return value;
+}
+
+Size3 size_field(const py::tuple& fields, std::size_t i, Index low) {
+    const py::tuple size = py::reinterpret_borrow<py::object>(fields[i]).cast<py::tuple>();
+    if (size.size() != 3)
+        throw py::value_error("geometry field " + std::to_string(i) + " must have 3 values");
+    return {index_field(size, 0, low), index_field(size, 1, low), index_field(size, 2, low)};
+}
+
+void check_field_count(const py::tuple& fields, std::size_t count) {
+    if (fields.size() != count)
+        throw py::value_error("geometry has " + std::to_string(fields.size()) + " fields, expected " +
+                              std::to_string(count));
+}
+
+ConvGeometry conv_geometry(const py::tuple& fields) {
+    check_field_count(fields, 10);
+    const ConvGeometry g{index_field(fields, 0, 1), index_field(fields, 1, 1), index_field(fields, 2, 1),
+                         index_field(fields, 3, 1), size_field(fields, 4, 1),  size_field(fields, 5, 1),
+                         size_field(fields, 6, 1),  size_field(fields, 7, 1),  size_field(fields, 8, 1),
+                         size_field(fields, 9, 0)};
+    if (g.in_channels % g.groups != 0 || g.out_channels % g.groups != 0)
+        throw py::value_error("geometry: channels are not multiples of groups");
+    return g;
+}
+
+PoolGeometry pool_geometry(const py::tuple& fields) {
+    check_field_count(fields, 11);
+    return {index_field(fields, 0, 1), size_field(fields, 1, 1), size_field(fields, 2, 1),
+            size_field(fields, 3, 1),  size_field(fields, 4, 1), size_field(fields, 5, 1),
+            size_field(fields, 6, 0),  size_field(fields, 7, 0), fields[8].cast<bool>(),
+            fields[9].cast<bool>(),    fields[10].cast<Index>()};
+}
+
+using Shape = std::vector<Index>;
+
+Shape shape_of(Index a, Index b, const Size3& size) {
+    return {a, b, size[0], size[1], size[2]};
+}
+Shape shape_of(Index a, const Size3& size) {
+    return {a, size[0], size[1], size[2]};
+}
+
+std::string text(const Shape& shape) {
+    std::string out = "(";
+    for (const Index n : shape)
+        out += std::to_string(n) + ", ";
+    return out + ")";
+}
+
+void check_array(const char* name, const py::array& array, const Shape& shape, bool written) {
+    const Shape got(array.shape(), array.shape() + array.ndim());
+    if (got != shape)
+        throw py::value_error(std::string(name) + " has shape " + text(got) + ", expected " + text(shape));
+    if ((array.flags() & py::array::c_style) == 0)
+        throw py::value_error(std::string(name) + " must be C-contiguous");
+    const auto address = reinterpret_cast<std::uintptr_t>(array.data());
+    if (address % static_cast<std::uintptr_t>(array.itemsize()) != 0)
+        throw py::value_error(std::string(name) + " must be aligned");
+    if (written && !array.writeable())
+        throw py::value_error(std::string(name) + " is read-only");
+}
+
+template <class T>
+bool has_type(const py::array& array) {
+    return py::isinstance<py::array_t<T>>(array);
+}
+
+template <class T>
+const T* input(const char* name, const py::array& array, const Shape& shape) {
+    if (!has_type<T>(array))
+        throw py::type_error(std::string(name) + " differs in dtype from the other arrays");
+    check_array(name, array, shape, false);
+    return static_cast<const T*>(array.data());
+}
+
+template <class T>
+T* output(const char* name, py::array& array, const Shape& shape) {
+    if (!has_type<T>(array))
+        throw py::type_error(std::string(name) + " differs in dtype from the other arrays");
+    check_array(name, array, shape, true);
+    return static_cast<T*>(array.mutable_data());
+}
+
+template <class T>
+const T* bias_data(const py::object& bias, Index channels) {
+    if (bias.is_none())
+        return nullptr;
+    return input<T>("bias", bias.cast<py::array>(), {channels});
+}
+
+Activation activation_of(int code) {
+    if (code < 0 || code > static_cast<int>(Activation::silu))
+        throw py::value_error("activation code " + std::to_string(code) + " is unknown");
+    return static_cast<Activation>(code);
+}
+
+int checked_threads(int threads) {
+    if (threads < 1 || threads > 1024)
+        throw py::value_error("threads must lie in 1..1024, got " + std::to_string(threads));
+    return threads;
+}
+
+// call(element) for a zero of the array's element type, one of those listed.
+template <class... Ts, class Call>
+void dispatch(const py::array& array, const Call& call) {
+    bool found = false;
+    ((!found && has_type<Ts>(array) ? (found = true, call(Ts{})) : void()), ...);
+    if (!found)
+        throw py::type_error("dtype " + py::str(array.dtype()).cast<std::string>() +
+                             " is not supported here");
+}
+
+void bind_conv_forward(const py::array& x, const py::array& weight, const py::object& bias, int activation,
+                       py::array y, const py::tuple& geometry, int threads) {
+    const ConvGeometry g = conv_geometry(geometry);
+    dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* xs = input<T>("x", x, shape_of(g.batch, g.in_channels, g.input));
+        const T* ws = input<T>("weight", weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+        const T* bs = bias_data<T>(bias, g.out_channels);
+        T* ys = output<T>("y", y, shape_of(g.batch, g.out_channels, g.output));
+        const Activation code = activation_of(activation);
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        conv_forward<T>(xs, ws, bs, code, ys, g, count);
+    });
+}
+
+void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, const py::object& bias,
+                          int activation, py::array grad_x, const py::tuple& geometry, int threads) {
+    const ConvGeometry g = conv_geometry(geometry);
+    dispatch<float, double, std::int32_t, std::int64_t>(grad_y, [&](auto zero) {
+        using T = decltype(zero);
+        const T* gs = input<T>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
+        const T* ws = input<T>("weight", weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+        const T* bs = bias_data<T>(bias, g.in_channels);
+        T* xs = output<T>("grad_x", grad_x, shape_of(g.batch, g.in_channels, g.input));
+        const Activation code = activation_of(activation);
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        conv_grad_input<T>(gs, ws, bs, code, xs, g, count);
+    });
+}
+
+void bind_conv_grad_weight(const py::array& x, const py::array& grad_y, py::array grad_weight,
+                           const py::tuple& geometry, int threads) {
+    const ConvGeometry g = conv_geometry(geometry);
+    dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* xs = input<T>("x", x, shape_of(g.batch, g.in_channels, g.input));
+        const T* gs = input<T>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
+        T* ws = output<T>("grad_weight", grad_weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        conv_grad_weight<T>(xs, gs, ws, g, count);
+    });
+}
+
+void bind_max_pool(const py::array& x, py::array y, const py::object& indices, const py::tuple& geometry,
+                   int threads) {
+    const PoolGeometry g = pool_geometry(geometry);
+    dispatch<float, double, std::int8_t, std::int16_t, std::int32_t, std::int64_t, std::uint8_t,
+             std::uint16_t, std::uint32_t, std::uint64_t>(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* xs = input<T>("x", x, shape_of(g.planes, g.input));
+        T* ys = output<T>("y", y, shape_of(g.planes, g.output));
+        Index* where = nullptr;
+        if (!indices.is_none()) {
+            auto array = indices.cast<py::array>();
+            where = output<Index>("indices", array, shape_of(g.planes, g.output));
+        }
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        max_pool<T>(xs, ys, where, g, count);
+    });
+}
+
+Index bind_max_pool_grad_input(const py::array& grad_y, const py::array& indices, py::array grad_x,
+                               int threads) {
+    if (grad_y.ndim() != 4 || grad_x.ndim() != 4 || grad_y.shape(0) != grad_x.shape(0))
+        throw py::value_error("grad_y and grad_x must be 4-D with as many planes each");
+    const Shape outputs(grad_y.shape(), grad_y.shape() + 4), inputs(grad_x.shape(), grad_x.shape() + 4);
+    Index bad = -1;
+    dispatch<float, double>(grad_y, [&](auto zero) {
+        using T = decltype(zero);
+        const T* gs = input<T>("grad_y", grad_y, outputs);
+        const Index* where = input<Index>("indices", indices, outputs);
+        T* xs = output<T>("grad_x", grad_x, inputs);
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        bad = max_pool_grad_input<T>(gs, where, xs, outputs[0], outputs[1] * outputs[2] * outputs[3],
+                                     inputs[1] * inputs[2] * inputs[3], count);
+    });
+    return bad;
+}
+
+void bind_avg_pool(const py::array& x, py::array y, const py::tuple& geometry, int threads) {
+    const PoolGeometry g = pool_geometry(geometry);
+    dispatch<float, double>(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* xs = input<T>("x", x, shape_of(g.planes, g.input));
+        T* ys = output<T>("y", y, shape_of(g.planes, g.output));
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        avg_pool<T>(xs, ys, g, count);
+    });
+}
+
+void bind_avg_pool_grad_input(const py::array& grad_y, py::array grad_x, const py::tuple& geometry,
+                              int threads) {
+    const PoolGeometry g = pool_geometry(geometry);
+    dispatch<float, double>(grad_y, [&](auto zero) {
+        using T = decltype(zero);
+        const T* gs = input<T>("grad_y", grad_y, shape_of(g.planes, g.output));
+        T* xs = output<T>("grad_x", grad_x, shape_of(g.planes, g.input));
+        const int count = checked_threads(threads);
+        py::gil_scoped_release release;
+        avg_pool_grad_input<T>(gs, xs, g, count);
+    });
+}
+
+py::tuple available_isas() {
+    py::list names;
+    for (int i = 0; i < tile_set_count(); ++i)
+        names.append(tile_set_name(i));
+    return py::tuple(names);
+}
+
+void set_isa(const std::string& name) {
+    if (select_tile_set(name.c_str()))
+        return;
+    std::string known;
+    for (int i = 0; i < tile_set_count(); ++i)
+        known += std::string(i == 0 ? "" : ", ") + tile_set_name(i);
+    throw py::value_error("instruction set '" + name + "' is not available here, expected one of: " + known);
+}
+
+} // namespace
+} // namespace fastconv
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+    using namespace fastconv;
+    m.doc() = "Compiled kernels of fastconv; see fastconv.backends.protocol for their contract.";
+    Parallel::set_interrupt_check(check_interrupt);
+    m.def("conv_forward", &bind_conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true),
+          py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
+    m.def("conv_grad_input", &bind_conv_grad_input, py::arg("grad_y"), py::arg("weight"),
+          py::arg("bias").none(true), py::arg("activation"), py::arg("grad_x"), py::arg("geometry"),
+          py::arg("threads"));
+    m.def("conv_grad_weight", &bind_conv_grad_weight, py::arg("x"), py::arg("grad_y"), py::arg("grad_weight"),
+          py::arg("geometry"), py::arg("threads"));
+    m.def("max_pool", &bind_max_pool, py::arg("x"), py::arg("y"), py::arg("indices").none(true),
+          py::arg("geometry"), py::arg("threads"));
+    m.def("max_pool_grad_input", &bind_max_pool_grad_input, py::arg("grad_y"), py::arg("indices"),
+          py::arg("grad_x"), py::arg("threads"));
+    m.def("avg_pool", &bind_avg_pool, py::arg("x"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
+    m.def("avg_pool_grad_input", &bind_avg_pool_grad_input, py::arg("grad_y"), py::arg("grad_x"),
+          py::arg("geometry"), py::arg("threads"));
+    m.def("available_isas", &available_isas);
+    m.def("get_isa", [] { return std::string(tile_set().name); });
+    m.def("set_isa", &set_isa, py::arg("name"));
+    m.def("parallel_description", [] { return std::string(Parallel::description()); });
+    m.def("compiler", [] { return std::string(__VERSION__); });
+}

@@ -1,0 +1,148 @@
+// The weight gradient: grad_weight[k, (c, t)] = sum over pixels of grad_y[k, pixel] * x[c, pixel shifted by
+// t].
+//
+// A task owns one block of Tiles::outer_columns output channels. It turns a chunk of grad_y so that these
+// channels lie side by side, and then, for a few input channels and one tap at a time, keeps their sums in
+// registers while it walks along the rows of x: x is read as it lies in memory, one element broadcast per
+// step, so any stride costs the same and nothing is packed. Where there are few blocks, the pixels are split
+// as well, in parts that depend on the shape only, and the parts' sums are added in order.
+#include "gather.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace fastconv {
+
+template <class T>
+void depthwise_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
+
+namespace {
+
+constexpr Index kTasksWanted = 16;        // enough for any number of threads that this serves well
+constexpr Index kPartialBytes = 64 << 20; // for the partial sums of all parts
+constexpr Index kWorkPerThread = 1 << 16;
+
+template <class T>
+class GradWeight {
+public:
+    GradWeight(const ConvGeometry& g, const GatherProblem<T>& forward, const T* x, const T* grad_y)
+        : g_(g), plan_(forward.plans.front()), source_size_(forward.source_size),
+          result_size_(forward.result_size), x_(x), grad_y_(grad_y), tile_(tiles<T>()),
+          width_(tile_.outer_columns), inputs_(g.group_inputs()), outputs_(g.group_outputs()),
+          taps_(volume(g.kernel)), pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)),
+          partial_(inputs_ * taps_ * width_) {
+        chunk_ = std::clamp<Index>(65536 / inputs_, 128, 512);
+        chunks_ = ceil_div(pixels_, chunk_);
+        const Index owners = g.groups * blocks_;
+        const Index affordable =
+            std::max<Index>(1, kPartialBytes / static_cast<Index>(sizeof(T)) / (partial_ * owners));
+        parts_ = std::min({ceil_div(kTasksWanted, owners), affordable, g.batch * chunks_});
+    }
+
+    void run(T* grad_weight, int threads) const {
+        const Index owners = g_.groups * blocks_;
+        const Index work = g_.batch * g_.groups * pixels_ * inputs_ * outputs_ * taps_;
+        const int workers = static_cast<int>(std::min<Index>(threads, 1 + work / kWorkPerThread));
+        T* sums = workspace<T>(Slot::partial, owners * parts_ * partial_);
+        Parallel::run(owners * parts_, workers, [&](Index task, int) {
+            sum_part(task / parts_, task % parts_, sums + task * partial_);
+        });
+        Parallel::run(owners, workers, [&](Index owner, int) {
+            T* total = sums + owner * parts_ * partial_;
+            for (Index part = 1; part < parts_; ++part)
+                for (Index i = 0; i < partial_; ++i)
+                    total[i] += total[part * partial_ + i];
+            const Index group = owner / blocks_, first = owner % blocks_ * width_;
+            const Index rows = inputs_ * taps_;
+            tile_.transpose(total, width_, rows, std::min(width_, outputs_ - first),
+                            grad_weight + (group * outputs_ + first) * rows, rows, rows);
+        });
+    }
+
+private:
+    // sums[c][t][width] over the part's share of all chunks of all images.
+    void sum_part(Index owner, Index part, T* sums) const {
+        const Index group = owner / blocks_, first = owner % blocks_ * width_;
+        const Index plane = volume(source_size_);
+        const Index units = g_.batch * chunks_;
+        T* turned = workspace<T>(Slot::panels, chunk_ * width_);
+        std::vector<Segment> segments;
+        std::vector<std::size_t> ends(static_cast<std::size_t>(taps_));
+        bool fresh = true;
+        for (Index unit = units * part / parts_; unit < units * (part + 1) / parts_; ++unit) {
+            const Index image = unit / chunks_;
+            const Range chunk{unit % chunks_ * chunk_, std::min(pixels_, (unit % chunks_ + 1) * chunk_)};
+            const T* g =
+                grad_y_ + (image * g_.out_channels + group * outputs_ + first) * pixels_ + chunk.begin;
+            tile_.transpose(g, pixels_, std::min(width_, outputs_ - first), chunk.size(), turned, width_,
+                            width_);
+            find_segments(chunk, segments, ends);
+            const T* x = x_ + (image * g_.in_channels + group * inputs_) * plane;
+            for (Index c = 0; c < inputs_; c += tile_.outer_rows) {
+                const int rows = static_cast<int>(std::min<Index>(tile_.outer_rows, inputs_ - c));
+                for (Index t = 0; t < taps_; ++t) {
+                    const std::size_t begin = t == 0 ? 0 : ends[t - 1];
+                    if (begin == ends[t] && !fresh)
+                        continue;
+                    tile_.outer(x + c * plane, plane, plan_.axes[2].step, turned, segments.data() + begin,
+                                static_cast<Index>(ends[t] - begin), sums + (c * taps_ + t) * width_,
+                                taps_ * width_, rows, fresh);
+                }
+            }
+            fresh = false;
+        }
+    }
+
+    // For every tap, the stretches of the chunk's rows on which it reads inside the input.
+    void find_segments(const Range& chunk, std::vector<Segment>& segments,
+                       std::vector<std::size_t>& ends) const {
+        const auto& [d, h, w] = plan_.axes;
+        segments.clear();
+        std::size_t tap = 0;
+        for (const GatherTap& td : d.taps)
+            for (const GatherTap& th : h.taps)
+                for (const GatherTap& tw : w.taps) {
+                    const Range inside = valid_range(w.outputs, w.step, tw.offset, w.source_size);
+                    for (Index row = chunk.begin / w.outputs; row * w.outputs < chunk.end; ++row) {
+                        const Index sd = row / h.outputs * d.step + td.offset,
+                                    sh = row % h.outputs * h.step + th.offset;
+                        if (sd < 0 || sd >= d.source_size || sh < 0 || sh >= h.source_size)
+                            continue;
+                        const Index begin = std::max(inside.begin, chunk.begin - row * w.outputs);
+                        const Index end = std::min(inside.end, chunk.end - row * w.outputs);
+                        if (begin >= end)
+                            continue;
+                        segments.push_back(
+                            {(sd * h.source_size + sh) * w.source_size + begin * w.step + tw.offset,
+                             (row * w.outputs + begin - chunk.begin) * width_, end - begin});
+                    }
+                    ends[tap++] = segments.size();
+                }
+    }
+
+    const ConvGeometry& g_;
+    const GatherPlan& plan_;
+    const Size3 source_size_, result_size_;
+    const T* x_;
+    const T* grad_y_;
+    const Tiles<T>& tile_;
+    const Index width_, inputs_, outputs_, taps_, pixels_, blocks_, partial_;
+    Index chunk_, chunks_, parts_;
+};
+
+} // namespace
+
+template <class T>
+void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g, int threads) {
+    // The forward gather says which elements meet; grad_y stands where its results would.
+    const GatherProblem<T> forward =
+        forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y));
+    if (depthwise_applies(forward))
+        depthwise_grad_weight(forward, grad_weight, threads);
+    else
+        GradWeight<T>(g, forward, x, grad_y).run(grad_weight, threads);
+}
+
+#define INSTANTIATE(T) template void conv_grad_weight(const T*, const T*, T*, const ConvGeometry&, int);
+FASTCONV_CONV_TYPES(INSTANTIATE)
+
+} // namespace fastconv

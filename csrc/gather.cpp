@@ -1,0 +1,154 @@
+#include "gather.h"
+
+#include <map>
+
+#include "activation.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace fastconv {
+namespace {
+
+GatherAxis forward_axis(const ConvGeometry& g, int axis) {
+    GatherAxis a{g.output[axis], g.input[axis], g.stride[axis], 0, 1, {}};
+    for (Index t = 0; t < g.kernel[axis]; ++t)
+        a.taps.push_back({t, t * g.dilation[axis] - g.pad_low[axis]});
+    return a;
+}
+
+// Input i takes part in output o through tap t where o*stride = i + pad - t*dilation. For i = start +
+// j*stride this is o = (start + pad - t*dilation)/stride + j, for those taps that divide.
+std::vector<GatherAxis> grad_input_axes(const ConvGeometry& g, int axis) {
+    const Index stride = g.stride[axis], size = g.input[axis];
+    std::map<Index, std::vector<Index>> taps_of_phase;
+    for (Index t = 0; t < g.kernel[axis]; ++t)
+        taps_of_phase[t * g.dilation[axis] % stride].push_back(t);
+    std::vector<GatherAxis> axes;
+    for (const auto& [phase, taps] : taps_of_phase) {
+        const Index behind = (phase - g.pad_low[axis]) % stride;
+        const Index start = behind < 0 ? behind + stride : behind;
+        if (start >= size)
+            continue;
+        GatherAxis a{ceil_div(size - start, stride), g.output[axis], 1, start, stride, {}};
+        for (const Index t : taps)
+            a.taps.push_back({t, (start + g.pad_low[axis] - t * g.dilation[axis]) / stride});
+        axes.push_back(std::move(a));
+    }
+    return axes;
+}
+
+Index covered(const std::vector<GatherAxis>& axes) {
+    Index total = 0;
+    for (const GatherAxis& a : axes)
+        total += a.outputs;
+    return total;
+}
+
+// A 1x1 convolution knows no rows: one long axis makes the longest runs.
+ConvGeometry with_merged_axes(ConvGeometry g) {
+    if (g.is_pointwise()) {
+        g.input = g.output = {1, 1, volume(g.input)};
+    }
+    return g;
+}
+
+} // namespace
+
+template <class T>
+GatherProblem<T> forward_problem(const ConvGeometry& geometry, const T* x, const T* weight, const T* bias,
+                                 Activation activation, T* y) {
+    const ConvGeometry g = with_merged_axes(geometry);
+    const Index taps = volume(g.kernel);
+    const Index inputs = g.group_inputs(), outputs = g.group_outputs();
+    GatherPlan plan{{forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)}};
+    return {g.batch,
+            g.groups,
+            inputs,
+            outputs,
+            g.input,
+            g.output,
+            g.kernel,
+            x,
+            y,
+            weight,
+            outputs * inputs * taps,
+            taps,
+            inputs * taps,
+            bias,
+            activation,
+            {std::move(plan)},
+            true};
+}
+
+template <class T>
+GatherProblem<T> grad_input_problem(const ConvGeometry& geometry, const T* grad_y, const T* weight,
+                                    const T* bias, Activation activation, T* grad_x) {
+    const ConvGeometry g = with_merged_axes(geometry);
+    const Index taps = volume(g.kernel);
+    const Index inputs = g.group_inputs(), outputs = g.group_outputs();
+    const auto d_axes = grad_input_axes(g, 0), h_axes = grad_input_axes(g, 1), w_axes = grad_input_axes(g, 2);
+    std::vector<GatherPlan> plans;
+    for (const GatherAxis& d : d_axes)
+        for (const GatherAxis& h : h_axes)
+            for (const GatherAxis& w : w_axes)
+                plans.push_back({{d, h, w}});
+    const bool complete =
+        covered(d_axes) == g.input[0] && covered(h_axes) == g.input[1] && covered(w_axes) == g.input[2];
+    return {g.batch,
+            g.groups,
+            outputs,
+            inputs,
+            g.output,
+            g.input,
+            g.kernel,
+            grad_y,
+            grad_x,
+            weight,
+            outputs * inputs * taps,
+            inputs * taps,
+            taps,
+            bias,
+            activation,
+            std::move(plans),
+            complete};
+}
+
+template <class T>
+void fill_with_bias(const GatherProblem<T>& p, int threads) {
+    const Index plane = volume(p.result_size), channels = p.groups * p.results;
+    Parallel::run(p.batch * channels, threads, [&](Index task, int) {
+        const T value = p.bias == nullptr ? T{} : p.bias[task % channels];
+        std::fill_n(p.result + task * plane, plane, activated(value, p.activation));
+    });
+}
+
+template <class T>
+void gather(const GatherProblem<T>& problem, int threads) {
+    if (!problem.complete)
+        fill_with_bias(problem, threads);
+    if (depthwise_applies(problem))
+        gather_depthwise(problem, threads);
+    else
+        gather_gemm(problem, threads);
+}
+
+template <class T>
+void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
+                  const ConvGeometry& g, int threads) {
+    gather(forward_problem(g, x, weight, bias, activation, y), threads);
+}
+
+template <class T>
+void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation activation, T* grad_x,
+                     const ConvGeometry& g, int threads) {
+    gather(grad_input_problem(g, grad_y, weight, bias, activation, grad_x), threads);
+}
+
+#define INSTANTIATE(T)                                                                                       \
+    template GatherProblem<T> forward_problem(const ConvGeometry&, const T*, const T*, const T*, Activation, \
+                                              T*);                                                           \
+    template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, int);      \
+    template void conv_grad_input(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, int);
+FASTCONV_CONV_TYPES(INSTANTIATE)
+
+} // namespace fastconv

@@ -1,0 +1,81 @@
+// Convolutions as gathers. On each axis result j, stored at out_start + j*out_step, reads source j*step +
+// offset for every tap; the forward convolution and each stride phase of the input gradient are such products
+// of three axes.
+#pragma once
+
+#include <vector>
+
+#include "geometry.h"
+#include "tiles/tiles.h"
+
+namespace fastconv {
+
+struct GatherTap {
+    Index kernel_position, offset;
+};
+
+struct GatherAxis {
+    Index outputs, source_size;
+    Index step;
+    Index out_start, out_step;
+    std::vector<GatherTap> taps;
+};
+
+struct GatherPlan {
+    std::array<GatherAxis, 3> axes;
+
+    Index outputs() const { return axes[0].outputs * axes[1].outputs * axes[2].outputs; }
+    Index taps() const {
+        return static_cast<Index>(axes[0].taps.size() * axes[1].taps.size() * axes[2].taps.size());
+    }
+};
+
+// One pass over a layer: `sources` channels of each group are weighted and summed into its `results`
+// channels.
+template <class T>
+struct GatherProblem {
+    Index batch, groups;
+    Index sources, results; // channels of a group
+    Size3 source_size, result_size, kernel;
+    const T* source;
+    T* result;
+    const T* weight;                    // of group 0
+    Index group_stride;                 // from one group's weights to the next
+    Index source_stride, result_stride; // from one source or result channel's weights to the next
+    const T* bias;                      // by result channel, or null
+    Activation activation;
+    std::vector<GatherPlan> plans;
+    bool complete; // whether the plans cover every result
+};
+
+template <class T>
+GatherProblem<T> forward_problem(const ConvGeometry& g, const T* x, const T* weight, const T* bias,
+                                 Activation activation, T* y);
+
+// The input gradient: where stride > 1, results of equal (position + padding) mod stride share their taps and
+// form a plan of their own, in which neighbours read neighbours; no product with a zero between strides is
+// ever formed.
+template <class T>
+GatherProblem<T> grad_input_problem(const ConvGeometry& g, const T* grad_y, const T* weight, const T* bias,
+                                    Activation activation, T* grad_x);
+
+// Results that no plan covers: the bias alone.
+template <class T>
+void fill_with_bias(const GatherProblem<T>& problem, int threads);
+
+// Any geometry: an implicit matrix product over packed panels (gather_gemm.cpp).
+template <class T>
+void gather_gemm(const GatherProblem<T>& problem, int threads);
+
+// One source channel for each result channel and small windows: weighted rows of a padded window
+// (depthwise.cpp).
+template <class T>
+bool depthwise_applies(const GatherProblem<T>& problem);
+template <class T>
+void gather_depthwise(const GatherProblem<T>& problem, int threads);
+
+// Chooses among them.
+template <class T>
+void gather(const GatherProblem<T>& problem, int threads);
+
+} // namespace fastconv

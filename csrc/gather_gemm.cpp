@@ -1,0 +1,272 @@
+// Convolution as an implicit matrix product: results[m, pixel] = sum over (channel, tap) of A[m, .] * B[.,
+// pixel].
+//
+// A, the weights, is packed once into blocks of Tiles::rows result channels. B is never formed as a whole:
+// each task packs the few panels of Tiles::columns pixels it works on, a chunk of channels at a time, so that
+// they stay in the second-level cache, and runs all its blocks of A over them. Sums over chunks are combined
+// in the result itself, in the order of channels, which depends on the shape only.
+#include <cstring>
+
+#include "activation.h"
+#include "gather.h"
+#include "kernels.h"
+#include "parallel.h"
+
+namespace fastconv {
+namespace {
+
+constexpr Index kDepthOfChunk =
+    1024; // rows of a panel: 48 pixels x 1024 x 4 bytes are a fifth of a 1 MB cache
+constexpr Index kWorkPerThread = 1 << 16; // multiply-adds below which another thread costs more than it does
+
+// A run of pixels of one panel, neighbours in a row of one image.
+struct Run {
+    Piece piece;
+    Index source; // of its image's group
+    Index d, h, w;
+};
+
+// One plan's share of the packed weights and of the tasks.
+struct PlanLayout {
+    const GatherPlan* plan;
+    std::vector<Index> taps; // kernel positions in the order of the panel's rows
+    Index weights;           // offset of its packed weights
+    Index panels, panels_per_task, row_splits;
+    Index first_task, tasks;
+    Index chunk; // channels
+};
+
+template <class T>
+class GatherGemm {
+public:
+    GatherGemm(const GatherProblem<T>& problem, int threads)
+        : p_(problem), tile_(tiles<T>()), blocks_(ceil_div(problem.results, tile_.rows)), threads_(threads) {
+        Index work = 0, weights = 0, panel_elements = 0, tasks = 0;
+        for (const GatherPlan& plan : p_.plans)
+            work += plan.outputs() * plan.taps();
+        work *= p_.batch * p_.groups * p_.sources * p_.results;
+        threads_ = static_cast<int>(std::min<Index>(threads, 1 + work / kWorkPerThread));
+        for (const GatherPlan& plan : p_.plans) {
+            PlanLayout layout = layout_of(plan);
+            layout.weights = weights;
+            layout.first_task = tasks;
+            weights += p_.groups * blocks_ * p_.sources * plan.taps() * tile_.rows;
+            panel_elements = std::max(panel_elements, layout.panels_per_task * panel_size(layout));
+            tasks += layout.tasks;
+            layouts_.push_back(std::move(layout));
+        }
+        tasks_ = tasks;
+        weights_ = workspace<T>(Slot::weights, weights);
+        panel_elements_ = panel_elements;
+    }
+
+    void run() const {
+        const Index blocks_per_plan = p_.groups * blocks_;
+        Parallel::run(static_cast<Index>(layouts_.size()) * blocks_per_plan, threads_,
+                      [this](Index task, int) {
+                          const Index blocks = p_.groups * blocks_;
+                          pack_weights(layouts_[task / blocks], task % blocks / blocks_, task % blocks_);
+                      });
+        Parallel::run(tasks_, threads_, [this](Index task, int) {
+            const auto after =
+                std::upper_bound(layouts_.begin(), layouts_.end(), task,
+                                 [](Index t, const PlanLayout& l) { return t < l.first_task; });
+            const PlanLayout& layout = *(after - 1);
+            multiply_panels(layout, task - layout.first_task);
+        });
+    }
+
+private:
+    PlanLayout layout_of(const GatherPlan& plan) const {
+        PlanLayout l{&plan, {}, 0, 0, 0, 0, 0, 0, 0};
+        for (const GatherTap& d : plan.axes[0].taps)
+            for (const GatherTap& h : plan.axes[1].taps)
+                for (const GatherTap& w : plan.axes[2].taps)
+                    l.taps.push_back((d.kernel_position * p_.kernel[1] + h.kernel_position) * p_.kernel[2] +
+                                     w.kernel_position);
+        const Index longest = std::max<Index>(1, kDepthOfChunk / plan.taps());
+        l.chunk = ceil_div(p_.sources, ceil_div(p_.sources, longest));
+        l.panels = ceil_div(p_.batch * plan.outputs(), tile_.columns);
+        // Several panels share one pass over the weights, but every thread should have work.
+        const Index wanted = l.chunk * plan.taps() <= 600 ? 4 : 2;
+        l.panels_per_task = std::clamp<Index>(l.panels * p_.groups / (2 * threads_), 1, wanted);
+        const Index groups_of_panels = ceil_div(l.panels, l.panels_per_task) * p_.groups;
+        l.row_splits = groups_of_panels >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
+        l.tasks = groups_of_panels * l.row_splits;
+        return l;
+    }
+
+    Index panel_size(const PlanLayout& l) const { return l.chunk * l.plan->taps() * tile_.columns; }
+
+    T* packed(const PlanLayout& l, Index group, Index block) const {
+        return weights_ + l.weights + (group * blocks_ + block) * p_.sources * l.plan->taps() * tile_.rows;
+    }
+
+    // A[(channel, tap)][rows] of one block of result channels.
+    void pack_weights(const PlanLayout& l, Index group, Index block) const {
+        const Index first = block * tile_.rows, rows = std::min<Index>(tile_.rows, p_.results - first);
+        const Index taps = static_cast<Index>(l.taps.size()), all_taps = volume(p_.kernel);
+        const T* weight = p_.weight + group * p_.group_stride + first * p_.result_stride;
+        T* out = packed(l, group, block);
+        if (p_.source_stride == all_taps && taps == all_taps) { // rows of A are contiguous in memory
+            tile_.transpose(weight, p_.result_stride, rows, p_.sources * taps, out, tile_.rows, tile_.rows);
+            return;
+        }
+        if (4 * taps < all_taps) {
+            for (Index c = 0; c < p_.sources; ++c)
+                for (const Index tap : l.taps)
+                    for (Index i = 0; i < tile_.rows; ++i)
+                        *out++ = i < rows ? weight[i * p_.result_stride + c * p_.source_stride + tap] : T{};
+            return;
+        }
+        T* turned = workspace<T>(Slot::staging, all_taps * tile_.rows);
+        for (Index c = 0; c < p_.sources; ++c) {
+            tile_.transpose(weight + c * p_.source_stride, p_.result_stride, rows, all_taps, turned,
+                            tile_.rows, tile_.rows);
+            for (const Index tap : l.taps)
+                out = std::copy_n(turned + tap * tile_.rows, tile_.rows, out);
+        }
+    }
+
+    void multiply_panels(const PlanLayout& l, Index task) const {
+        const Index split = task % l.row_splits;
+        const Index unit = task / l.row_splits;
+        const Index units = ceil_div(l.panels, l.panels_per_task);
+        const Index group = unit / units, first_panel = unit % units * l.panels_per_task;
+        const Index panels = std::min(l.panels_per_task, l.panels - first_panel);
+        const Index per_split = ceil_div(blocks_, l.row_splits);
+        const Range blocks{split * per_split, std::min(blocks_, (split + 1) * per_split)};
+        const Index taps = l.plan->taps();
+        T* buffer = workspace<T>(Slot::panels, panel_elements_);
+
+        std::vector<std::vector<Run>> runs(static_cast<std::size_t>(panels));
+        std::vector<std::vector<Piece>> pieces(runs.size());
+        for (Index j = 0; j < panels; ++j) {
+            runs[j] = runs_of(*l.plan, group, first_panel + j);
+            for (const Run& run : runs[j])
+                pieces[j].push_back(run.piece);
+            const Piece& end = pieces[j].back();
+            if (end.column + end.count < tile_.columns) // columns that no run fills
+                std::fill_n(buffer + j * panel_size(l), panel_size(l), T{});
+        }
+        for (Index c = 0; c < p_.sources; c += l.chunk) {
+            const Index channels = std::min(l.chunk, p_.sources - c);
+            for (Index j = 0; j < panels; ++j)
+                pack_panel(*l.plan, runs[j], c, channels, buffer + j * panel_size(l));
+            for (Index block = blocks.begin; block < blocks.end; ++block) {
+                const T* a = packed(l, group, block) + c * taps * tile_.rows;
+                const Index row = group * p_.results + block * tile_.rows;
+                for (Index j = 0; j < panels; ++j) {
+                    TileStore<T> store{};
+                    store.y = p_.result + row * volume(p_.result_size);
+                    store.row_stride = volume(p_.result_size);
+                    store.column_step = l.plan->axes[2].out_step;
+                    store.pieces = pieces[j].data();
+                    store.piece_count = static_cast<int>(pieces[j].size());
+                    store.rows =
+                        static_cast<int>(std::min<Index>(tile_.rows, p_.results - block * tile_.rows));
+                    store.first = c == 0;
+                    store.last = c + channels == p_.sources;
+                    store.bias = p_.bias == nullptr ? nullptr : p_.bias + row;
+                    store.activation = p_.activation;
+                    tile_.multiply(a, buffer + j * panel_size(l), channels * taps, store);
+                    if (store.last && !in_tile(p_.activation))
+                        activate(store);
+                }
+            }
+        }
+    }
+
+    void activate(const TileStore<T>& store) const {
+        for (int i = 0; i < store.rows; ++i)
+            for (int p = 0; p < store.piece_count; ++p) {
+                T* y = store.y + i * store.row_stride + store.pieces[p].offset;
+                for (int j = 0; j < store.pieces[p].count; ++j, y += store.column_step)
+                    *y = activated(*y, p_.activation);
+            }
+    }
+
+    // The pixels of a panel, cut where a row or an image ends and at the length of a vector.
+    std::vector<Run> runs_of(const GatherPlan& plan, Index group, Index panel) const {
+        const auto& [d, h, w] = plan.axes;
+        const Index pixels = plan.outputs(), all = p_.batch * pixels;
+        const Index source_plane = volume(p_.source_size), result_plane = volume(p_.result_size);
+        std::vector<Run> runs;
+        Index pixel = panel * tile_.columns;
+        for (Index column = 0; column < tile_.columns && pixel < all;) {
+            const Index image = pixel / pixels, in_image = pixel % pixels;
+            const Index jw = in_image % w.outputs, jh = in_image / w.outputs % h.outputs;
+            const Index jd = in_image / w.outputs / h.outputs;
+            const Index count = std::min<Index>({tile_.lanes, tile_.columns - column, w.outputs - jw});
+            Run run{};
+            run.piece.column = static_cast<int>(column);
+            run.piece.count = static_cast<int>(count);
+            run.piece.offset =
+                image * p_.groups * p_.results * result_plane +
+                ((d.out_start + jd * d.out_step) * p_.result_size[1] + h.out_start + jh * h.out_step) *
+                    p_.result_size[2] +
+                w.out_start + jw * w.out_step;
+            run.source = (image * p_.groups + group) * p_.sources * source_plane;
+            run.d = jd;
+            run.h = jh;
+            run.w = jw;
+            runs.push_back(run);
+            pixel += count;
+            column += count;
+        }
+        return runs;
+    }
+
+    // B[(channel, tap)][columns] of one panel: for every run and tap, a strided copy with zeros beyond the
+    // border.
+    void pack_panel(const GatherPlan& plan, const std::vector<Run>& runs, Index channel, Index channels,
+                    T* panel) const {
+        const auto& [d, h, w] = plan.axes;
+        const Index plane = volume(p_.source_size), taps = plan.taps();
+        for (const Run& run : runs) {
+            T* out = panel + run.piece.column;
+            for (const GatherTap& td : d.taps) {
+                const Index sd = run.d * d.step + td.offset;
+                for (const GatherTap& th : h.taps) {
+                    const Index sh = run.h * h.step + th.offset;
+                    const bool inside = sd >= 0 && sd < d.source_size && sh >= 0 && sh < h.source_size;
+                    for (const GatherTap& tw : w.taps) {
+                        const Index start = run.w * w.step + tw.offset;
+                        Range valid{0, 0};
+                        if (inside)
+                            valid = valid_range(run.piece.count, w.step, start, w.source_size);
+                        const T* from = p_.source + run.source + channel * plane;
+                        if (valid.size() > 0)
+                            from += (sd * h.source_size + sh) * w.source_size + start + valid.begin * w.step;
+                        tile_.pack_run(from, plane, w.step, out, taps * tile_.columns, channels,
+                                       static_cast<int>(valid.begin), static_cast<int>(valid.end),
+                                       run.piece.count);
+                        out += tile_.columns;
+                    }
+                }
+            }
+        }
+    }
+
+    const GatherProblem<T>& p_;
+    const Tiles<T>& tile_;
+    const Index blocks_;
+    int threads_;
+    std::vector<PlanLayout> layouts_;
+    Index tasks_ = 0, panel_elements_ = 0;
+    T* weights_ = nullptr;
+};
+
+} // namespace
+
+template <class T>
+void gather_gemm(const GatherProblem<T>& problem, int threads) {
+    if (problem.plans.empty())
+        return;
+    GatherGemm<T>(problem, threads).run();
+}
+
+#define INSTANTIATE(T) template void gather_gemm(const GatherProblem<T>&, int);
+FASTCONV_CONV_TYPES(INSTANTIATE)
+
+} // namespace fastconv

@@ -1,0 +1,47 @@
+// Threads. Only parallel.cpp knows OpenMP.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+
+#include "geometry.h"
+
+namespace fastconv {
+
+// Calls body(task, worker) for every task in [0, tasks), on at most `threads` workers numbered from 0, in any
+// order. The first exception of a worker ends the loop and is thrown again here; so does an interrupt (see
+// below).
+class Parallel {
+public:
+    template <class Body>
+    static void run(Index tasks, int threads, const Body& body) {
+        run_erased(
+            tasks, threads,
+            [](const void* context, Index task, int worker) {
+                (*static_cast<const Body*>(context))(task, worker);
+            },
+            &body);
+    }
+
+    // Called now and then by the calling thread; throws to end the loop. Set once, by the bindings.
+    static void set_interrupt_check(void (*check)());
+
+    static const char* description(); // "OpenMP 201511" or "none"
+
+private:
+    using Erased = void (*)(const void* context, Index task, int worker);
+    static void run_erased(Index tasks, int threads, Erased body, const void* context);
+};
+
+// Memory for packed operands: aligned, kept by its thread from call to call, never shared between threads.
+// Each slot is one array; asking again may move it.
+enum class Slot { weights, panels, partial, window, staging, count };
+
+void* workspace_bytes(Slot slot, std::size_t bytes);
+
+template <class T>
+T* workspace(Slot slot, Index count) {
+    return static_cast<T*>(workspace_bytes(slot, static_cast<std::size_t>(count) * sizeof(T)));
+}
+
+} // namespace fastconv

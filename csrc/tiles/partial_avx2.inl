@@ -1,0 +1,30 @@
+// Parts of a vector by AVX2's masked loads and stores, which do not fault on lanes that are off.
+
+template <class T>
+INLINE __m256i lane_mask(int first, int last) {
+    if constexpr (sizeof(T) == 4) {
+        const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane),
+                                   _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane));
+    } else {
+        const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+        return _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_set1_epi64x(first), lane),
+                                   _mm256_cmpgt_epi64(_mm256_set1_epi64x(last), lane));
+    }
+}
+
+template <class T>
+INLINE Vector<T> load_lanes(const T* p, int first, int last) {
+    if constexpr (sizeof(T) == 4)
+        return (Vector<T>)_mm256_maskload_epi32((const int*)p, lane_mask<T>(first, last));
+    else
+        return (Vector<T>)_mm256_maskload_epi64((const long long*)p, lane_mask<T>(first, last));
+}
+
+template <class T>
+INLINE void store_lanes(T* p, int count, Vector<T> v) {
+    if constexpr (sizeof(T) == 4)
+        _mm256_maskstore_epi32((int*)p, lane_mask<T>(0, count), (__m256i)v);
+    else
+        _mm256_maskstore_epi64((long long*)p, lane_mask<T>(0, count), (__m256i)v);
+}

@@ -1,0 +1,24 @@
+// Parts of a vector by AVX-512's mask registers; lanes that are off do not fault.
+
+template <class T>
+INLINE unsigned lane_mask(int first, int last) {
+    return last > first ? ((1u << last) - 1u) & ~((1u << first) - 1u) : 0u;
+}
+
+template <class T>
+INLINE Vector<T> load_lanes(const T* p, int first, int last) {
+    const unsigned mask = lane_mask<T>(first, last);
+    if constexpr (sizeof(T) == 4)
+        return (Vector<T>)_mm512_maskz_loadu_epi32((__mmask16)mask, p);
+    else
+        return (Vector<T>)_mm512_maskz_loadu_epi64((__mmask8)mask, p);
+}
+
+template <class T>
+INLINE void store_lanes(T* p, int count, Vector<T> v) {
+    const unsigned mask = lane_mask<T>(0, count);
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_epi32(p, (__mmask16)mask, (__m512i)v);
+    else
+        _mm512_mask_storeu_epi64(p, (__mmask8)mask, (__m512i)v);
+}

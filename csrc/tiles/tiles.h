@@ -1,0 +1,114 @@
+// The register-level inner loops of one instruction set, as a table of functions for each element type.
+//
+// A tile function is pointer arithmetic only: no threads, no allocation, no standard library. It is written
+// once in tile_body.inl over a vector type and compiled for each instruction set; callers read the tile's
+// extents from the table. select_tiles.cpp chooses the table at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace fastconv {
+
+using Index = std::int64_t;
+
+// A run of results: tile columns [column, column + count) are y[offset], y[offset + step], ... of each row.
+struct Piece {
+    Index offset;
+    int column, count;
+};
+
+// Codes of fastconv.activations, in its order.
+enum class Activation { none, relu, relu6, leaky_relu, elu, sigmoid, tanh, silu };
+
+// Where and how a product tile is stored. Sums may come in several parts, the first overwriting what is
+// there.
+template <class T>
+struct TileStore {
+    T* y;              // row 0
+    Index row_stride;  // from one row of the tile to the next
+    Index column_step; // from one column of a piece to the next
+    const Piece* pieces;
+    int piece_count;
+    int rows;              // 1 .. Tiles::rows
+    bool first, last;      // overwrite / finish
+    const T* bias;         // one value per row, or null; added with the last part
+    Activation activation; // one of none .. leaky_relu; applied with the last part
+};
+
+// One run of a weight gradient's sum: `count` steps from x + x_offset (every x_step) and g + g_offset (every
+// row).
+struct Segment {
+    Index x_offset, g_offset, count;
+};
+
+template <class T>
+struct Tiles {
+    int lanes;                     // elements of a vector
+    int rows, columns;             // the product tile; columns are whole vectors
+    int outer_rows, outer_columns; // the weight gradient's tile
+
+    // y tile (+)= a * b, where a is [depth][rows] and b is [depth][columns], both packed.
+    void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store);
+
+    // For each of `channels`: dst[j] = src[(j - first)*step] for j in [first, last), 0 for the other j in [0,
+    // count); count <= lanes. Then src += src_stride, dst += dst_stride. Nothing outside these elements is
+    // touched.
+    void (*pack_run)(const T* src, Index src_stride, Index step, T* dst, Index dst_stride, Index channels,
+                     int first, int last, int count);
+
+    // dst[j*dst_stride + i] = i < rows ? src[i*src_stride + j] : 0 for i in [0, width), j in [0, length).
+    void (*transpose)(const T* src, Index src_stride, Index rows, Index length, T* dst, Index dst_stride,
+                      Index width);
+
+    // d[i*d_stride + k] (+)= sum over segments s and steps t of
+    //     x[i*x_stride + s.x_offset + t*x_step] * g[s.g_offset + t*outer_columns + k]
+    // for i in [0, rows), rows <= outer_rows, and k in [0, outer_columns); overwritten where `first`.
+    void (*outer)(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
+                  Index segment_count, T* d, Index d_stride, int rows, bool first);
+
+    // dst[j] = sum over i of weights[i] * src[offsets[i] + j] for j in [0, count), then bias and activation.
+    // May read up to one vector beyond src[offsets[i] + count - 1].
+    void (*weighted_rows)(const T* src, const Index* offsets, const T* weights, Index taps, T* dst,
+                          Index count, T bias, Activation activation);
+
+    // sums[i*lanes + l] += sum over rows r and those j in [0, count) with j % lanes == l of
+    //     g[r*g_stride + j] * src[r*src_stride + offsets[i] + j]
+    // for i in [0, taps). src may be read up to one vector beyond.
+    void (*row_products)(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
+                         Index taps, Index rows, Index count, T* sums);
+};
+
+struct TileSet {
+    const char* name;
+    Tiles<float> f32;
+    Tiles<double> f64;
+    Tiles<std::int32_t> i32;
+    Tiles<std::int64_t> i64;
+};
+
+// The table in use; tile_set_names() lists those that this processor can run, best first.
+const TileSet& tile_set();
+int tile_set_count();
+const char* tile_set_name(int i);
+bool select_tile_set(const char* name); // false where there is no such set, or the processor cannot run it
+
+template <class T>
+const Tiles<T>& tiles();
+template <>
+inline const Tiles<float>& tiles() {
+    return tile_set().f32;
+}
+template <>
+inline const Tiles<double>& tiles() {
+    return tile_set().f64;
+}
+template <>
+inline const Tiles<std::int32_t>& tiles() {
+    return tile_set().i32;
+}
+template <>
+inline const Tiles<std::int64_t>& tiles() {
+    return tile_set().i64;
+}
+
+} // namespace fastconv

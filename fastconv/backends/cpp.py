@@ -1,0 +1,62 @@
+"""The compiled kernels: C++ with OpenMP, the instruction set chosen at run time or by ``FASTCONV_ISA``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastconv import _native
+from fastconv.activations import activation_code
+from fastconv.config import get_num_threads
+from fastconv.geometry import ConvGeometry, PoolGeometry
+
+Array = NDArray[Any]
+
+if _isa := os.environ.get("FASTCONV_ISA"):
+    try:
+        _native.set_isa(_isa)
+    except ValueError as error:
+        raise ImportError(f"FASTCONV_ISA: {error}") from error
+
+
+def conv_forward(
+    x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
+) -> None:
+    _native.conv_forward(x, weight, bias, activation_code(activation), y, geometry, get_num_threads())
+
+
+def conv_grad_input(
+    grad_y: Array, weight: Array, bias: Array | None, activation: str | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    _native.conv_grad_input(grad_y, weight, bias, activation_code(activation), grad_x, geometry, get_num_threads())
+
+
+def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
+    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, get_num_threads())
+
+
+def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+    _native.max_pool(x, y, indices, geometry, get_num_threads())
+
+
+def max_pool_grad_input(grad_y: Array, indices: Array, grad_x: Array) -> int:
+    return _native.max_pool_grad_input(grad_y, indices, grad_x, get_num_threads())
+
+
+def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
+    _native.avg_pool(x, y, geometry, get_num_threads())
+
+
+def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
+    _native.avg_pool_grad_input(grad_y, grad_x, geometry, get_num_threads())
+
+
+def describe() -> dict[str, str]:
+    """What `fastconv.show_config` prints of this backend."""
+    return {
+        "instruction set": f"{_native.get_isa()} (available: {', '.join(_native.available_isas())})",
+        "parallel": _native.parallel_description(),
+        "compiler": _native.compiler(),
+    }

@@ -70,21 +70,35 @@ $(VENV)/%.stamp: pyproject.toml setup.py | build/native.stamp
 
 # --- lint --------------------------------------------------------------------------------------------------------
 
-WARNINGS := -std=c++17 -Wall -Wextra -Werror -fsyntax-only -Icsrc
-AARCH64  := $(firstword $(shell command -v aarch64-linux-gnu-g++))
+WARNINGS := -std=c++17 -Wall -Wextra -Icsrc
+OPENMP   := -fopenmp -DFASTCONV_OPENMP=1
+PYBIND    = $$($(BIN)/python -m pybind11 --includes | sed 's/-I/-isystem /g')
 
-lint: $(VENV)/lint.stamp build/native.stamp  ## check style, types and compiler warnings
+lint: $(VENV)/lint.stamp build/native.stamp lint-aarch64  ## check style, types, and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastconv._native
 	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(HEADERS)
-	$(CXX) $(WARNINGS) $$($(BIN)/python -m pybind11 --includes) $(CSRC)
-	$(CXX) $(WARNINGS) $$($(BIN)/python -m pybind11 --includes) -fopenmp -DFASTCONV_OPENMP=1 $(CSRC)
-ifneq ($(AARCH64),)
-	$(AARCH64) $(WARNINGS) $(filter-out csrc/bindings.cpp,$(CSRC))
-else
-	@echo 'lint: no aarch64-linux-gnu-g++ here, so the NEON tiles were not compiled'
+	$(CXX) $(WARNINGS) -Werror -fsyntax-only $(PYBIND) $(CSRC)
+	$(CXX) $(WARNINGS) -Werror -fsyntax-only $(PYBIND) $(OPENMP) $(CSRC)
+	$(BIN)/clang-tidy --quiet $(CSRC) -- $(WARNINGS) $(PYBIND)
+
+# What differs on AArch64 is compiled by the cross compiler where there is one, and always by the compiler in clang-tidy,
+# with this machine's headers (glibc's ask for stubs-32.h because they take any other machine for a 32-bit one).
+AARCH64_CSRC  := $(filter csrc/tiles/% csrc/select_tiles.cpp,$(CSRC))
+AARCH64_CXX   := $(firstword $(shell command -v aarch64-linux-gnu-g++))
+HOST_HEADERS   = $$($(CXX) -E -x c++ - -v </dev/null 2>&1 | sed -n '/^\#include </,/^End/p' | grep '^ ' | \
+                 grep -v /lib/gcc | sed 's/^ /-isystem /')
+
+.PHONY: lint-aarch64
+lint-aarch64: $(VENV)/lint.stamp
+ifeq ($(shell uname -s),Linux)
+	@mkdir -p build/aarch64/gnu && touch build/aarch64/gnu/stubs-32.h
+	$(BIN)/clang-tidy --quiet $(AARCH64_CSRC) -- $(WARNINGS) --target=aarch64-linux-gnu $(HOST_HEADERS) -isystem build/aarch64
+endif
+ifneq ($(AARCH64_CXX),)
+	$(AARCH64_CXX) $(WARNINGS) -Werror -fsyntax-only $(filter-out csrc/bindings.cpp,$(CSRC))
 endif
 
 # --- sanitizers --------------------------------------------------------------------------------------------------

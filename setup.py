@@ -41,12 +41,12 @@ int main() {
 
 
 def included_files(path: str, seen: set[str] | None = None) -> set[str]:
-    """`path` and every file of this project that it includes, directly or not."""
+    """`path` and every file of this project that it includes, by name or through a macro, directly or not."""
     seen = set() if seen is None else seen
     if path not in seen and os.path.exists(path):
         seen.add(path)
         text = Path(path).read_text(encoding="utf-8")
-        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, flags=re.MULTILINE):
+        for name in re.findall(r'"([\w./]+\.(?:h|inl))"', text):
             for folder in (os.path.dirname(path), "csrc"):
                 included_files(os.path.normpath(os.path.join(folder, name)), seen)
     return seen

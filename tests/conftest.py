@@ -1,0 +1,109 @@
+"""Fixtures: every backend that computes here, the compiled one with each of its instruction sets.
+
+FASTCONV_TEST_BACKENDS=cpp,numba
+    Test these backends only (by default, all that work here).
+FASTCONV_REQUIRE_BACKENDS=cpp,numba
+    Fail at once where one of these does not work, instead of leaving it out.
+FASTCONV_EXPECT_SANITIZED=1
+    Test the compiled backend only, and fail at once unless it was built with AddressSanitizer.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ.pop("FASTCONV_BACKEND", None)  # tests name their backends
+
+import fastconv
+from fastconv import config
+
+CPU_BACKENDS = ("reference", "cpp", "numba")
+SANITIZED = os.environ.get("FASTCONV_EXPECT_SANITIZED", "0") not in ("", "0")
+
+
+class Target(NamedTuple):
+    """A backend, and the instruction set that it is to use; None where it has no choice."""
+
+    backend: str
+    isa: str | None = None
+
+    def __str__(self) -> str:
+        return self.backend if self.isa is None else f"{self.backend}-{self.isa}"
+
+
+def names_in(variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in os.environ.get(variable, "").split(",") if name.strip())
+    return names or default
+
+
+def isas_of(backend: str) -> tuple[str | None, ...]:
+    if backend != "cpp":
+        return (None,)
+    return tuple(importlib.import_module("fastconv._native").available_isas())
+
+
+STATE = fastconv.available_backends()
+TESTED = [
+    name
+    for name in (("cpp",) if SANITIZED else names_in("FASTCONV_TEST_BACKENDS", CPU_BACKENDS))
+    if STATE[name] is True
+]
+TARGETS = [Target(name, isa) for name in TESTED for isa in isas_of(name)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    required = ("cpp",) if SANITIZED else names_in("FASTCONV_REQUIRE_BACKENDS", ())
+    for name in required:
+        if name not in TESTED:
+            raise pytest.UsageError(
+                f"backend {name!r} is required and not tested: {STATE.get(name, 'unknown')}"
+            )
+    if SANITIZED:
+        module = Path(importlib.import_module("fastconv._native").__file__)
+        if b"__asan_init" not in module.read_bytes():
+            raise pytest.UsageError(f"{module} is not built with AddressSanitizer")
+
+
+def pytest_report_header() -> list[str]:
+    missing = [f"{name} ({STATE[name]})" for name in CPU_BACKENDS if STATE[name] is not True]
+    return [f"fastconv: {', '.join(map(str, TARGETS))}", *(f"fastconv: without {text}" for text in missing)]
+
+
+@pytest.fixture(params=TARGETS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend, while the instruction set in question is chosen."""
+    target: Target = request.param
+    if target.isa is None:
+        yield target.backend
+        return
+    native = importlib.import_module("fastconv._native")
+    before = native.get_isa()
+    native.set_isa(target.isa)
+    try:
+        yield target.backend
+    finally:
+        native.set_isa(before)
+
+
+@pytest.fixture(params=[target.isa for target in TARGETS if target.isa])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of the compiled backend, while it is chosen."""
+    native = importlib.import_module("fastconv._native")
+    before = native.get_isa()
+    native.set_isa(request.param)
+    try:
+        yield request.param
+    finally:
+        native.set_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def settings_restored() -> Iterator[None]:
+    """Whatever a test sets for the process ends with it."""
+    before = config._process
+    yield
+    config._process = before

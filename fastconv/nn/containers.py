@@ -169,7 +169,7 @@ class Concat(_Children):
 
     def forward(self, x: Any) -> Any:
         """The joined outputs of the branches."""
-        outputs = [branch(x) for branch in self.children()]
+        outputs = [as_array("Concat", f"branch {name!r}", branch(x)) for name, branch in self.named_children()]
         first = outputs[0].shape
         axis = as_axis("Concat", "dim", self.dim, len(first))
         for name, output in zip(dict(self.named_children()), outputs, strict=True):

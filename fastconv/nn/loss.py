@@ -46,7 +46,7 @@ class _Loss(Module):
         average).
         """
         if self.reduction == "none":
-            return terms
+            return namespace(terms).asarray(terms)
         total = float(terms.sum(dtype=np.float64))
         if self.reduction == "sum":
             return total

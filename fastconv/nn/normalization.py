@@ -118,7 +118,7 @@ class BatchNormNd(Module):
         if self.training or self.running_mean is None or self.running_var is None:
             y = self._normalise_by_batch(planes, x.shape)
         else:
-            y = self._normalise_by_history(planes, self.running_mean, self.running_var)
+            y = self._normalise_by_history(planes, x.shape, self.running_mean, self.running_var)
         return y.reshape(x.shape).astype(result, copy=False)
 
     def _normalise_by_batch(self, planes: Array, shape: tuple[int, ...]) -> Array:
@@ -142,13 +142,15 @@ class BatchNormNd(Module):
         y += _per_channel(self.bias.data, planes.dtype)
         return y
 
-    def _normalise_by_history(self, planes: Array, mean: Array, var: Array) -> Array:
+    def _normalise_by_history(
+        self, planes: Array, shape: tuple[int, ...], mean: Array, var: Array
+    ) -> Array:
         inverse_std = 1 / np.sqrt(var.astype(np.float64) + self.eps)
         scale = inverse_std if self.weight is None else inverse_std * self.weight.data
         shift = -mean * scale if self.bias is None else self.bias.data - mean * scale
         y = planes * _per_channel(scale, planes.dtype)
         y += _per_channel(shift, planes.dtype)
-        self.save_for_backward(planes, inverse_std, mean.copy(), y.shape)
+        self.save_for_backward(planes, inverse_std, mean.copy(), shape)
         return y
 
     def _update_history(self, mean: Array, unbiased_var: Array) -> None:

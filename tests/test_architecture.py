@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+import fastconv
 from fastconv.backends import BACKENDS
 from fastconv.backends.protocol import KERNELS, Backend
 
@@ -237,12 +238,13 @@ def test_no_careless_except():
 
 
 def backend_functions(name: str) -> dict[str, int]:
-    """The functions of a backend's module and how many parameters each has, without importing it."""
+    """The functions in a backend's file or folder and how many parameters each has, without importing it."""
     base = ROOT / BACKENDS[name].module.replace(".", "/")
-    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    files = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
     return {
         node.name: len(node.args.posonlyargs) + len(node.args.args)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in files
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
 
@@ -257,6 +259,9 @@ def test_every_backend_has_every_kernel(backend):
     for kernel in (*KERNELS, "describe"):
         expected = getattr(Backend, kernel).__code__.co_argcount - 1  # less self
         assert found.get(kernel) == expected, f"{kernel} needs {expected} parameters"
+    if fastconv.available_backends()[backend] is True:
+        module = importlib.import_module(BACKENDS[backend].module)
+        assert all(callable(getattr(module, kernel)) for kernel in KERNELS)
 
 
 def test_kernels_have_one_name_everywhere():

@@ -1,7 +1,7 @@
 // The weight gradient: grad_weight[k, (c, t)] = sum over pixels of grad_y[k, pixel] * x[c, pixel shifted by
 // t].
 //
-// A task owns one block of Tiles::outer_columns output channels. It turns a chunk of grad_y so that these
+// A task owns one block of output channels, a few vectors wide. It turns a chunk of grad_y so that these
 // channels lie side by side, and then, for a few input channels and one tap at a time, keeps their sums in
 // registers while it walks along the rows of x: x is read as it lies in memory, one element broadcast per
 // step, so any stride costs the same and nothing is packed. Where there are few blocks, the pixels are split
@@ -12,14 +12,33 @@
 
 namespace fastconv {
 
-template <class T>
-void depthwise_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
-
 namespace {
 
 constexpr Index kTasksWanted = 16;        // enough for any number of threads that this serves well
 constexpr Index kPartialBytes = 64 << 20; // for the partial sums of all parts
 constexpr Index kWorkPerThread = 1 << 16;
+constexpr Index kRowsPerPass = 12; // input channels of which the tiles make whole blocks
+
+// Vectors of output channels in a tile: the width that wastes the fewest lanes, the widest of equals.
+template <class T>
+int outer_vectors(Index outputs) {
+    const Tiles<T>& tile = tiles<T>();
+    int best = tile.outer_vectors;
+    for (int vectors = best / 2; vectors >= 1; vectors /= 2)
+        if (round_up(outputs, vectors * tile.lanes) < round_up(outputs, best * tile.lanes))
+            best = vectors;
+    return best;
+}
+
+// The share of a tile's lanes that hold weights, where at least 8 sums in flight hide the latency of an
+// addition.
+template <class T>
+double tile_efficiency(Index inputs, Index outputs) {
+    const int vectors = outer_vectors<T>(outputs);
+    const double used =
+        static_cast<double>(outputs) / static_cast<double>(round_up(outputs, vectors * tiles<T>().lanes));
+    return used * std::min(1.0, static_cast<double>(inputs * vectors) / 8);
+}
 
 template <class T>
 class GradWeight {
@@ -27,10 +46,10 @@ public:
     GradWeight(const ConvGeometry& g, const GatherProblem<T>& forward, const T* x, const T* grad_y)
         : g_(g), plan_(forward.plans.front()), source_size_(forward.source_size),
           result_size_(forward.result_size), x_(x), grad_y_(grad_y), tile_(tiles<T>()),
-          width_(tile_.outer_columns), inputs_(g.group_inputs()), outputs_(g.group_outputs()),
-          taps_(volume(g.kernel)), pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)),
-          partial_(inputs_ * taps_ * width_) {
-        chunk_ = std::clamp<Index>(65536 / inputs_, 128, 512);
+          vectors_(outer_vectors<T>(g.group_outputs())), width_(vectors_ * tile_.lanes),
+          inputs_(g.group_inputs()), outputs_(g.group_outputs()), taps_(volume(g.kernel)),
+          pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_) {
+        chunk_ = std::clamp<Index>(65536 / (inputs_ * plan_.axes[2].step), 64, 512);
         chunks_ = ceil_div(pixels_, chunk_);
         const Index owners = g.groups * blocks_;
         const Index affordable =
@@ -77,15 +96,15 @@ private:
                             width_);
             find_segments(chunk, segments, ends);
             const T* x = x_ + (image * g_.in_channels + group * inputs_) * plane;
-            for (Index c = 0; c < inputs_; c += tile_.outer_rows) {
-                const int rows = static_cast<int>(std::min<Index>(tile_.outer_rows, inputs_ - c));
+            for (Index c = 0; c < inputs_; c += kRowsPerPass) {
+                const int rows = static_cast<int>(std::min(kRowsPerPass, inputs_ - c));
                 for (Index t = 0; t < taps_; ++t) {
                     const std::size_t begin = t == 0 ? 0 : ends[t - 1];
                     if (begin == ends[t] && !fresh)
                         continue;
                     tile_.outer(x + c * plane, plane, plan_.axes[2].step, turned, segments.data() + begin,
                                 static_cast<Index>(ends[t] - begin), sums + (c * taps_ + t) * width_,
-                                taps_ * width_, rows, fresh);
+                                taps_ * width_, rows, vectors_, fresh);
                 }
             }
             fresh = false;
@@ -125,6 +144,7 @@ private:
     const T* x_;
     const T* grad_y_;
     const Tiles<T>& tile_;
+    const int vectors_;
     const Index width_, inputs_, outputs_, taps_, pixels_, blocks_, partial_;
     Index chunk_, chunks_, parts_;
 };
@@ -136,8 +156,8 @@ void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeo
     // The forward gather says which elements meet; grad_y stands where its results would.
     const GatherProblem<T> forward =
         forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y));
-    if (depthwise_applies(forward))
-        depthwise_grad_weight(forward, grad_weight, threads);
+    if (window_grad_weight_applies(forward, tile_efficiency<T>(forward.sources, forward.results)))
+        window_grad_weight(forward, grad_weight, threads);
     else
         GradWeight<T>(g, forward, x, grad_y).run(grad_weight, threads);
 }

@@ -126,8 +126,8 @@ template <class T>
 void gather(const GatherProblem<T>& problem, int threads) {
     if (!problem.complete)
         fill_with_bias(problem, threads);
-    if (depthwise_applies(problem))
-        gather_depthwise(problem, threads);
+    if (window_applies(problem))
+        gather_window(problem, threads);
     else
         gather_gemm(problem, threads);
 }

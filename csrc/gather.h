@@ -67,12 +67,18 @@ void fill_with_bias(const GatherProblem<T>& problem, int threads);
 template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads);
 
-// One source channel for each result channel and small windows: weighted rows of a padded window
-// (depthwise.cpp).
+// Few channels and small windows: weighted rows of a padded window (gather_window.cpp).
 template <class T>
-bool depthwise_applies(const GatherProblem<T>& problem);
+bool window_applies(const GatherProblem<T>& problem);
 template <class T>
-void gather_depthwise(const GatherProblem<T>& problem, int threads);
+void gather_window(const GatherProblem<T>& problem, int threads);
+
+// The weight gradient by windows, where they use the vector unit better than a tile of the given efficiency
+// would (window_grad_weight.cpp). `problem` is the forward one, with grad_y in place of its results.
+template <class T>
+bool window_grad_weight_applies(const GatherProblem<T>& problem, double tile_efficiency);
+template <class T>
+void window_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
 
 // Chooses among them.
 template <class T>

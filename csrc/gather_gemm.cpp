@@ -112,6 +112,12 @@ private:
             tile_.transpose(weight, p_.result_stride, rows, p_.sources * taps, out, tile_.rows, tile_.rows);
             return;
         }
+        if (all_taps == 1 && p_.result_stride == 1 &&
+            rows == tile_.rows) { // neighbours in A are neighbours in memory
+            for (Index c = 0; c < p_.sources; ++c)
+                std::copy_n(weight + c * p_.source_stride, tile_.rows, out + c * tile_.rows);
+            return;
+        }
         if (4 * taps < all_taps) {
             for (Index c = 0; c < p_.sources; ++c)
                 for (const Index tap : l.taps)

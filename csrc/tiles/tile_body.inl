@@ -2,7 +2,8 @@
 // target, opens a namespace of its own, and defines
 //   VECTOR_BYTES               the vector's size
 //   ROWS, VECTORS              the product tile: ROWS x VECTORS vectors of sums
-//   OUTER_ROWS, OUTER_VECTORS  the weight gradient's tile
+//   OUTER_VECTORS              the widest of the weight gradient's tiles, whose sums are OUTER_SUMS vectors
+//   OUTER_SUMS
 //   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of a
 //   vector at
 //                              p, zero elsewhere, and store_lanes(p, count, v); both touch nothing else
@@ -252,92 +253,144 @@ void transpose(const T* src, Index src_stride, Index rows, Index length, T* dst,
 // --- weight gradient
 // -------------------------------------------------------------------------------------------------
 
-template <class T, int R>
+template <class T, int R, int V>
 INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
                        Index segment_count, T* d, Index d_stride, bool first) {
     constexpr int L = kLanes<T>;
-    Vector<T> sums[R][OUTER_VECTORS];
+    Vector<T> sums[R][V];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < OUTER_VECTORS; ++j)
+        for (int j = 0; j < V; ++j)
             sums[i][j] = first ? Vector<T>{} : load(d + i * d_stride + j * L);
     for (Index s = 0; s < segment_count; ++s) {
         const T* xs = x + segments[s].x_offset;
         const T* gs = g + segments[s].g_offset;
         for (Index t = 0; t < segments[s].count; ++t) {
-            Vector<T> columns[OUTER_VECTORS];
+            Vector<T> columns[V];
 #pragma GCC unroll 4
-            for (int j = 0; j < OUTER_VECTORS; ++j)
+            for (int j = 0; j < V; ++j)
                 columns[j] = load(gs + j * L);
 #pragma GCC unroll 16
             for (int i = 0; i < R; ++i) {
                 const Vector<T> value = broadcast(xs[i * x_stride]);
 #pragma GCC unroll 4
-                for (int j = 0; j < OUTER_VECTORS; ++j)
+                for (int j = 0; j < V; ++j)
                     sums[i][j] += value * columns[j];
             }
             xs += x_step;
-            gs += OUTER_VECTORS * L;
+            gs += V * L;
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < OUTER_VECTORS; ++j)
+        for (int j = 0; j < V; ++j)
             store(d + i * d_stride + j * L, sums[i][j]);
+}
+
+// All rows, by blocks of ever fewer: as many as leave room in the registers, at most 12.
+template <class T, int V>
+INLINE void outer_width(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
+                        Index segment_count, T* d, Index d_stride, int rows, bool first) {
+    constexpr int R = OUTER_SUMS / V < 12 ? OUTER_SUMS / V : 12;
+    int row = 0;
+    for (; row + R <= rows; row += R)
+        outer_rows<T, R, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
+                            d + row * d_stride, d_stride, first);
+    for (; row + R / 2 <= rows; row += R / 2)
+        outer_rows<T, R / 2, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
+                                d + row * d_stride, d_stride, first);
+    for (; row < rows; ++row)
+        outer_rows<T, 1, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
+                            d + row * d_stride, d_stride, first);
 }
 
 template <class T>
 void outer(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments, Index segment_count,
-           T* d, Index d_stride, int rows, bool first) {
-    int row = 0;
-    for (; row + OUTER_ROWS <= rows; row += OUTER_ROWS)
-        outer_rows<T, OUTER_ROWS>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
-                                  d + row * d_stride, d_stride, first);
-    for (; row + OUTER_ROWS / 2 <= rows; row += OUTER_ROWS / 2)
-        outer_rows<T, OUTER_ROWS / 2>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
-                                      d + row * d_stride, d_stride, first);
-    for (; row < rows; ++row)
-        outer_rows<T, 1>(x + row * x_stride, x_stride, x_step, g, segments, segment_count, d + row * d_stride,
-                         d_stride, first);
+           T* d, Index d_stride, int rows, int vectors, bool first) {
+    if (vectors == 1)
+        outer_width<T, 1>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows, first);
+    else if (vectors == 2)
+        outer_width<T, 2>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows, first);
+    else
+        outer_width<T, OUTER_VECTORS>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows,
+                                      first);
 }
 
-// --- depthwise
-// -------------------------------------------------------------------------------------------------------
+// --- few channels
+// ----------------------------------------------------------------------------------------------------
 
-template <class T, int V>
-INLINE void weighted_vectors(const T* src, const Index* offsets, const T* weights, Index taps,
-                             Vector<T> (&sums)[V], T bias) {
+// R results at C places, `src_step` and `dst_step` apart: C neighbouring vectors of a row, or C rows. Several
+// sums in flight hide the latency of a multiply-add.
+template <class T, int R, int C>
+INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src_step, T* dst, Index dst_step,
+                            int lanes) {
+    Vector<T> sums[R][C];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v)
-        sums[v] = broadcast(bias);
-    for (Index i = 0; i < taps; ++i) {
-        const Vector<T> weight = broadcast(weights[i]);
-        const T* row = src + offsets[i];
+    for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-            sums[v] += weight * load(row + v * kLanes<T>);
+        for (int c = 0; c < C; ++c)
+            sums[i][c] = call.bias != nullptr ? broadcast(call.bias[i]) : Vector<T>{};
+    const T* weights = call.weights;
+    for (Index p = 0; p < call.products; ++p, weights += R) {
+        const T* row = src + call.offsets[p];
+        Vector<T> values[C];
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c)
+            values[c] = load(row + c * src_step);
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i) {
+            const Vector<T> weight = broadcast(weights[i]);
+#pragma GCC unroll 4
+            for (int c = 0; c < C; ++c)
+                sums[i][c] += weight * values[c];
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) {
+            T* y = dst + i * call.result_stride + c * dst_step;
+            const Vector<T> v = activate<T>(sums[i][c], call.activation);
+            if (lanes == kLanes<T>)
+                store(y, v);
+            else
+                store_lanes<T>(y, lanes, v);
+        }
+}
+
+template <class T, int R>
+INLINE void weighted_results(const WeightedRows<T>& call) {
+    constexpr int L = kLanes<T>, C = R == 1 || VECTORS > 2 ? 4 : 2;
+    const Index wide = call.columns / (C * L) * (C * L);
+    for (Index r = 0; r < call.rows && wide > 0; ++r)
+        for (Index j = 0; j < wide; j += C * L)
+            weighted_places<T, R, C>(call, call.src + r * call.src_stride + j, L,
+                                     call.dst + r * call.dst_stride + j, L, L);
+    for (Index j = wide; j < call.columns; j += L) {
+        const int lanes = call.columns - j < L ? static_cast<int>(call.columns - j) : L;
+        Index r = 0;
+        for (; r + C <= call.rows; r += C)
+            weighted_places<T, R, C>(call, call.src + r * call.src_stride + j, call.src_stride,
+                                     call.dst + r * call.dst_stride + j, call.dst_stride, lanes);
+        for (; r < call.rows; ++r)
+            weighted_places<T, R, 1>(call, call.src + r * call.src_stride + j, 0,
+                                     call.dst + r * call.dst_stride + j, 0, lanes);
     }
 }
 
 template <class T>
-void weighted_rows(const T* src, const Index* offsets, const T* weights, Index taps, T* dst, Index count,
-                   T bias, Activation activation) {
-    constexpr int L = kLanes<T>;
-    Index j = 0;
-    for (; j + 4 * L <= count; j += 4 * L) {
-        Vector<T> sums[4];
-        weighted_vectors<T, 4>(src + j, offsets, weights, taps, sums, bias);
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v)
-            store(dst + j + v * L, activate<T>(sums[v], activation));
-    }
-    for (; j < count; j += L) {
-        Vector<T> sums[1];
-        weighted_vectors<T, 1>(src + j, offsets, weights, taps, sums, bias);
-        store_lanes<T>(dst + j, count - j < L ? static_cast<int>(count - j) : L,
-                       activate<T>(sums[0], activation));
+void weighted_rows(const WeightedRows<T>& call) {
+    switch (call.results) {
+    case 1:
+        return weighted_results<T, 1>(call);
+    case 2:
+        return weighted_results<T, 2>(call);
+    case 3:
+        return weighted_results<T, 3>(call);
+    default:
+        return weighted_results<T, 4>(call);
     }
 }
 
@@ -362,7 +415,7 @@ INLINE void tap_products(const T* g, Index g_stride, const T* src, Index src_str
             const Vector<T> gradient = load_lanes<T>(g + j, 0, static_cast<int>(count - j));
 #pragma GCC unroll 4
             for (int i = 0; i < TAPS; ++i)
-                total[i] += gradient * load(src + offsets[i] + j);
+                total[i] += gradient * load_lanes<T>(src + offsets[i] + j, 0, static_cast<int>(count - j));
         }
     }
 #pragma GCC unroll 4
@@ -386,9 +439,8 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
 
 template <class T>
 constexpr Tiles<T> table() {
-    return {kLanes<T>,      ROWS,        VECTORS * kLanes<T>, OUTER_ROWS, OUTER_VECTORS * kLanes<T>,
-            multiply<T>,    pack_run<T>, transpose<T>,        outer<T>,   weighted_rows<T>,
-            row_products<T>};
+    return {kLanes<T>,    ROWS,     VECTORS * kLanes<T>, OUTER_VECTORS,  multiply<T>, pack_run<T>,
+            transpose<T>, outer<T>, weighted_rows<T>,    row_products<T>};
 }
 
 constexpr TileSet make_tile_set(const char* name) {

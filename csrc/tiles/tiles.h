@@ -41,11 +41,30 @@ struct Segment {
     Index x_offset, g_offset, count;
 };
 
+// Rows of results as weighted sums of rows of a window, for `results` channels that share it:
+//     dst[i*result_stride + r*dst_stride + j] = activation(bias[i] + sum over p in [0, products) of
+//         weights[p*results + i] * src[r*src_stride + offsets[p] + j])
+// for r in [0, rows), j in [0, columns). src may be read up to one vector beyond its last element.
+template <class T>
+struct WeightedRows {
+    const T* src;
+    Index src_stride;
+    const Index* offsets;
+    const T* weights;
+    Index products;
+    int results; // 1 .. 4
+    T* dst;
+    Index dst_stride, result_stride;
+    Index rows, columns;
+    const T* bias; // or null
+    Activation activation;
+};
+
 template <class T>
 struct Tiles {
-    int lanes;                     // elements of a vector
-    int rows, columns;             // the product tile; columns are whole vectors
-    int outer_rows, outer_columns; // the weight gradient's tile
+    int lanes;         // elements of a vector
+    int rows, columns; // the product tile; columns are whole vectors
+    int outer_vectors; // the widest of the weight gradient's tiles
 
     // y tile (+)= a * b, where a is [depth][rows] and b is [depth][columns], both packed.
     void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store);
@@ -61,19 +80,17 @@ struct Tiles {
                       Index width);
 
     // d[i*d_stride + k] (+)= sum over segments s and steps t of
-    //     x[i*x_stride + s.x_offset + t*x_step] * g[s.g_offset + t*outer_columns + k]
-    // for i in [0, rows), rows <= outer_rows, and k in [0, outer_columns); overwritten where `first`.
+    //     x[i*x_stride + s.x_offset + t*x_step] * g[s.g_offset + t*width + k]
+    // for i in [0, rows) and k in [0, width), where width is 1, 2 or outer_vectors vectors; overwritten where
+    // `first`.
     void (*outer)(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
-                  Index segment_count, T* d, Index d_stride, int rows, bool first);
+                  Index segment_count, T* d, Index d_stride, int rows, int vectors, bool first);
 
-    // dst[j] = sum over i of weights[i] * src[offsets[i] + j] for j in [0, count), then bias and activation.
-    // May read up to one vector beyond src[offsets[i] + count - 1].
-    void (*weighted_rows)(const T* src, const Index* offsets, const T* weights, Index taps, T* dst,
-                          Index count, T bias, Activation activation);
+    void (*weighted_rows)(const WeightedRows<T>& call);
 
     // sums[i*lanes + l] += sum over rows r and those j in [0, count) with j % lanes == l of
     //     g[r*g_stride + j] * src[r*src_stride + offsets[i] + j]
-    // for i in [0, taps). src may be read up to one vector beyond.
+    // for i in [0, taps).
     void (*row_products)(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
                          Index taps, Index rows, Index count, T* sums);
 };

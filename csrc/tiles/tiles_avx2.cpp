@@ -14,8 +14,8 @@
 #define VECTOR_BYTES 32
 #define ROWS 6
 #define VECTORS 2
-#define OUTER_ROWS 6
 #define OUTER_VECTORS 2
+#define OUTER_SUMS 12
 #define PARTIAL_ACCESS "partial_avx2.inl"
 
 namespace fastconv::avx2 {

@@ -6,8 +6,8 @@
 #define VECTOR_BYTES 16
 #define ROWS 6
 #define VECTORS 2
-#define OUTER_ROWS 6
 #define OUTER_VECTORS 2
+#define OUTER_SUMS 12
 #define PARTIAL_ACCESS "partial_portable.inl"
 
 namespace fastconv::baseline {

@@ -6,8 +6,8 @@
 #define VECTOR_BYTES 16
 #define ROWS 8
 #define VECTORS 3
-#define OUTER_ROWS 6
 #define OUTER_VECTORS 4
+#define OUTER_SUMS 24
 #define PARTIAL_ACCESS "partial_portable.inl"
 
 namespace fastconv::neon {

@@ -131,6 +131,26 @@ def test_float32_stays_float32(name: str) -> None:
     assert all(parameter.grad.dtype == np.float32 for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_narrow_types_stay_narrow(name: str, dtype: str) -> None:
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    make, shape = LAYERS[name]
+    layer, wide = randomise(make()).to(dtype), randomise(make())
+    x = distinct(shape)
+    y = layer(x.astype(dtype))
+    assert y.dtype == dtype
+    grad_input = layer.backward(np.ones_like(y))
+    assert grad_input.dtype == dtype
+    assert all(parameter.grad.dtype == dtype for parameter in layer.parameters())
+    unit = 2.0**-10 if dtype == "float16" else 2.0**-7
+    expected = wide(x)
+    np.testing.assert_allclose(
+        np.asarray(y, np.float64), expected, rtol=16 * unit, atol=16 * unit * np.abs(expected).max()
+    )
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_lists_are_accepted(name: str) -> None:
     make, shape = LAYERS[name]
@@ -178,32 +198,47 @@ def test_frozen_parameters_get_no_gradient() -> None:
         assert all(parameter.grad is not None for parameter in free.parameters())
 
 
-def test_input_gradient_can_be_skipped() -> None:
-    def parts() -> list[nn.Module]:
-        return [nn.Conv1d(1, 2, 2, **F64), nn.Flatten(), nn.Linear(6, 2, **F64)]
-
-    model, full = nn.Sequential(*parts()), nn.Sequential(*parts())
-    full.load_state_dict(model.state_dict())
-    model.needs_input_grad = False
-    assert model[0].needs_input_grad is False
-    assert model[2].needs_input_grad is True
-    x = distinct((2, 1, 4))
-    grad = np.ones_like(model(x))
+@pytest.mark.parametrize("name", LAYERS)
+def test_input_gradient_can_be_skipped(name: str) -> None:
+    make, shape = LAYERS[name]
+    module, full, x = randomise(make()), randomise(make()), distinct(shape)
+    module.needs_input_grad = False
+    grad = distinct(module(x).shape, 1)
     full(x)
-    assert model.backward(grad) is None
-    assert full.backward(grad) is not None
-    for a, b in zip(model.parameters(), full.parameters(), strict=True):
+    result = module.backward(grad)
+    assert result is None or not list(module.parameters())  # where there is nothing to save it may come
+    full.backward(grad)
+    for a, b in zip(module.parameters(), full.parameters(), strict=True):
         np.testing.assert_array_equal(a.grad, b.grad)
-    for module in (
-        nn.Residual(nn.Linear(2, 2), nn.Linear(2, 2)),
-        nn.Concat(nn.Linear(2, 2), nn.Linear(2, 1)),
-        nn.BatchNorm1d(2),
-        nn.ConvTranspose1d(2, 1, 1),
-    ):
-        module.needs_input_grad = False
-        x = distinct((3, 2, 1) if isinstance(module, nn.ConvTranspose1d) else (3, 2))
-        assert module.backward(np.ones_like(module(x))) is None
-        assert all(parameter.grad is not None for parameter in module.parameters())
+    assert all(m.needs_input_grad for m in module.modules() if m is not module)
+
+
+def test_a_shared_first_layer_still_passes_gradients_on() -> None:
+    shared, act = nn.Linear(3, 3, **F64), nn.Tanh()
+    model, x = nn.Sequential(nn.Sequential(shared), act, shared, act), distinct((2, 3))
+    model.backward(np.ones_like(model(x)))
+    expected = shared.weight.grad.copy()
+    model.zero_grad()
+    model.needs_input_grad = False
+    model(x)
+    assert model.backward(np.ones((2, 3))) is None
+    np.testing.assert_array_equal(shared.weight.grad, expected)
+
+
+def test_backward_ends_at_the_first_trained_layer() -> None:
+    """Transfer learning: a frozen trunk costs no backward pass."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2), nn.Tanh())
+    model[0].requires_grad_(False)
+    model.needs_input_grad = False
+    model(np.ones((2, 3)))
+    model.backward(np.ones((2, 2)))
+    assert model[2].weight.grad is not None
+    model[0].backward(np.ones((2, 3)))  # what it kept is still there: nobody asked for it
+    model(np.ones((2, 3)))
+    model[2].requires_grad_(False)
+    model.zero_grad()
+    assert model.backward(np.ones((2, 2))) is None
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 # --- one layer several times ---

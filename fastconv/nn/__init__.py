@@ -23,6 +23,7 @@ from fastconv.nn.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTransp
 from fastconv.nn.dropout import Dropout
 from fastconv.nn.linear import Flatten, Linear
 from fastconv.nn.loss import CrossEntropyLoss, MSELoss
+from fastconv.nn.model_summary import summary
 from fastconv.nn.module import Module, Parameter, is_grad_enabled, no_grad
 from fastconv.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, LocalResponseNorm
 from fastconv.nn.pooling import (
@@ -94,5 +95,6 @@ __all__ = [
     "init",
     "is_grad_enabled",
     "no_grad",
+    "summary",
     "utils",
 ]

@@ -7,18 +7,16 @@ from typing import Any, cast
 
 from fastconv.errors import ShapeError
 from fastconv.nn._arrays import Array, as_array, as_axis, as_gradient, namespace
-from fastconv.nn.module import Module, check_module
+from fastconv.nn.module import Module, backward_without_input, check_module
 
 
 class Identity(Module):
     """Returns its input."""
 
     def forward(self, x: Any) -> Any:
-        """``x`` itself."""
         return x
 
     def backward(self, grad_output: Any) -> Any:
-        """The gradient of the input."""
         return grad_output
 
 
@@ -63,26 +61,27 @@ class Sequential(_Children):
     """
 
     def forward(self, x: Any) -> Any:
-        """Passes ``x`` through all modules."""
         for module in self.children():
             x = module(x)
         return x
 
     def backward(self, grad_output: Any) -> Any:
-        """Passes the gradient back through all modules, last first."""
-        for module in reversed(list(self.children())):
-            grad_output = module.backward(grad_output)
-        return grad_output
+        """Passes the gradient back through all modules, last first.
 
-    # Only the first module sees the input, so the wish not to have its gradient is passed on to it.
-    @property
-    def needs_input_grad(self) -> bool:
-        return next((module.needs_input_grad for module in self.children()), True)
-
-    @needs_input_grad.setter
-    def needs_input_grad(self, value: bool) -> None:
-        for module in list(self.children())[:1]:
-            module.needs_input_grad = value
+        Where the gradient of the input is not needed, it ends at the first module that is trained.
+        """
+        modules = list(self.children())
+        if self.needs_input_grad:
+            for module in reversed(modules):
+                grad_output = module.backward(grad_output)
+            return grad_output
+        trained = [any(parameter.requires_grad for parameter in module.parameters()) for module in modules]
+        if any(trained):
+            first = trained.index(True)
+            for module in reversed(modules[first + 1 :]):
+                grad_output = module.backward(grad_output)
+            backward_without_input(modules[first], grad_output)
+        return None
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
@@ -122,9 +121,9 @@ class Residual(Module):
         self.shortcut = None if shortcut is None else check_module("Residual", "shortcut", shortcut)
 
     def forward(self, x: Any) -> Any:
-        """The sum of body and shortcut."""
+        x = _with_shape("Residual", x)
         branch = self.body(x)
-        direct = as_array("Residual", "input", x) if self.shortcut is None else self.shortcut(x)
+        direct = x if self.shortcut is None else self.shortcut(x)
         if branch.shape != direct.shape:
             raise ShapeError(
                 f"Residual: body gives shape {branch.shape}, "
@@ -133,21 +132,14 @@ class Residual(Module):
         return branch + direct
 
     def backward(self, grad_output: Any) -> Any:
-        """The gradient of the input."""
         # Backward runs in the reverse order of forward, so that both may share a module.
+        if not self.needs_input_grad:
+            for part in (self.shortcut, self.body):
+                if part is not None:
+                    backward_without_input(part, grad_output)
+            return None
         direct = grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
-        branch = self.body.backward(grad_output)
-        return None if branch is None or direct is None else branch + direct
-
-    @property
-    def needs_input_grad(self) -> bool:
-        return self.body.needs_input_grad
-
-    @needs_input_grad.setter
-    def needs_input_grad(self, value: bool) -> None:
-        self.body.needs_input_grad = value
-        if self.shortcut is not None:
-            self.shortcut.needs_input_grad = value
+        return self.body.backward(grad_output) + direct
 
 
 class Concat(_Children):
@@ -168,8 +160,8 @@ class Concat(_Children):
         self.dim = dim
 
     def forward(self, x: Any) -> Any:
-        """The joined outputs of the branches."""
-        outputs = [as_array("Concat", f"branch {name!r}", branch(x)) for name, branch in self.named_children()]
+        x = _with_shape("Concat", x)
+        outputs = [branch(x) for branch in self.children()]
         first = outputs[0].shape
         axis = as_axis("Concat", "dim", self.dim, len(first))
         for name, output in zip(dict(self.named_children()), outputs, strict=True):
@@ -187,27 +179,23 @@ class Concat(_Children):
         return joined
 
     def backward(self, grad_output: Any) -> Any:
-        """The gradient of the input."""
         axis, sizes, shape = self.saved_for_backward()
         grad = as_gradient("Concat", grad_output, shape)
         total, end = None, shape[axis]
-        skipped = False
         for branch, size in zip(reversed(list(self.children())), reversed(sizes), strict=True):
-            part = branch.backward(grad[(slice(None),) * axis + (slice(end - size, end),)])
+            part = grad[(slice(None),) * axis + (slice(end - size, end),)]
             end -= size
-            skipped = skipped or part is None
-            total = part if total is None or part is None else total + part
-        return None if skipped else total
-
-    @property
-    def needs_input_grad(self) -> bool:
-        return all(branch.needs_input_grad for branch in self.children())
-
-    @needs_input_grad.setter
-    def needs_input_grad(self, value: bool) -> None:
-        for branch in self.children():
-            branch.needs_input_grad = value
+            if self.needs_input_grad:
+                part = branch.backward(part)
+                total = part if total is None else total + part
+            else:
+                backward_without_input(branch, part)
+        return total
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return "" if self.dim == 1 else f"dim={self.dim}"
+
+
+def _with_shape(who: str, x: Any) -> Any:
+    """``x`` with the attributes of an array: lists become one, anything else is left to the parts."""
+    return x if hasattr(x, "shape") else as_array(who, "input", x)

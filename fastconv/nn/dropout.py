@@ -39,7 +39,6 @@ class Dropout(Module):
         return self._apply(x, keep)
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         keep, shape = self.saved_for_backward()
         grad = as_gradient("Dropout", grad_output, shape)
         return grad if keep is None else self._apply(grad, keep)
@@ -51,5 +50,4 @@ class Dropout(Module):
         return y
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return f"p={self.p}"

@@ -45,9 +45,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def fan_in_and_out(tensor: Array | Parameter) -> tuple[int, int]:
-    """How many inputs reach one output, and how many outputs one input reaches, for weights
-    ``(out, in, *kernel)``.
-    """
+    """How many inputs reach an output and how many outputs an input, for weights ``(out, in, *kernel)``."""
     shape = tensor.shape
     if len(shape) < 2:
         raise ShapeError(
@@ -113,8 +111,9 @@ def xavier_normal_(tensor: Target, gain: float = 1.0, *, rng: Rng = None) -> Tar
 def kaiming_uniform_(
     tensor: Target, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", *, rng: Rng = None
 ) -> Target:
-    """He's uniform distribution: standard deviation ``gain / sqrt(fan)``; ``a`` is the slope of
-    ``"leaky_relu"``.
+    """He's uniform distribution: standard deviation ``gain / sqrt(fan)``.
+
+    ``a`` is the slope of ``"leaky_relu"``.
     """
     bound = math.sqrt(3.0) * _kaiming_std("kaiming_uniform_", tensor, a, mode, nonlinearity)
     return uniform_(tensor, -bound, bound, rng=rng)
@@ -123,8 +122,9 @@ def kaiming_uniform_(
 def kaiming_normal_(
     tensor: Target, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", *, rng: Rng = None
 ) -> Target:
-    """He's normal distribution: standard deviation ``gain / sqrt(fan)``; ``a`` is the slope of
-    ``"leaky_relu"``.
+    """He's normal distribution: standard deviation ``gain / sqrt(fan)``.
+
+    ``a`` is the slope of ``"leaky_relu"``.
     """
     return normal_(tensor, 0.0, _kaiming_std("kaiming_normal_", tensor, a, mode, nonlinearity), rng=rng)
 

@@ -11,7 +11,16 @@ from numpy.typing import DTypeLike
 from fastconv.errors import ShapeError
 from fastconv.geometry import one_int
 from fastconv.nn import init
-from fastconv.nn._arrays import Array, Rng, as_array, as_axis, as_generator, as_gradient, floating_dtype
+from fastconv.nn._arrays import (
+    Array,
+    Rng,
+    as_array,
+    as_axis,
+    as_generator,
+    as_gradient,
+    compute_dtype,
+    floating_dtype,
+)
 from fastconv.nn.module import Module, Parameter
 
 
@@ -50,11 +59,10 @@ class Linear(Module):
         draw_weights(self.weight, self.bias, generator)
 
     def forward(self, x: Any) -> Array:
-        """``x @ weight.T + bias``."""
         x = as_array("Linear", "input", x)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ShapeError(f"Linear: input has shape {x.shape}, expected (..., {self.in_features})")
-        y: Array = x @ self.weight.data.T
+        y = _matmul(x, self.weight.data.T)
         if self.bias is not None:
             y = _add_in_place(y, self.bias.data)
         self.save_for_backward(x, y.shape)
@@ -64,19 +72,14 @@ class Linear(Module):
         """The gradient of the input; adds to those of ``weight`` and ``bias``."""
         x, shape = self.saved_for_backward()
         grad = as_gradient("Linear", grad_output, shape)
-        rows = (
-            grad.reshape(-1, self.out_features)
-            if grad.size
-            else grad.reshape(math.prod(shape[:-1]), self.out_features)
-        )
+        rows = grad.reshape(math.prod(shape[:-1]), self.out_features)
         if self.weight.requires_grad:
-            self.weight.accumulate(rows.T @ x.reshape(rows.shape[0], self.in_features))
+            self.weight.accumulate(_matmul(rows.T, x.reshape(len(rows), self.in_features)))
         if self.bias is not None and self.bias.requires_grad:
-            self.bias.accumulate(rows.sum(axis=0))
-        return grad @ self.weight.data if self.needs_input_grad else None
+            self.bias.accumulate(rows.sum(axis=0, dtype=compute_dtype(rows.dtype)))
+        return _matmul(grad, self.weight.data) if self.needs_input_grad else None
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         )
@@ -90,7 +93,6 @@ class Flatten(Module):
         self.end_dim = end_dim
 
     def forward(self, x: Any) -> Array:
-        """A view of ``x`` where memory allows it."""
         x = as_array("Flatten", "input", x)
         ndim = max(1, x.ndim)  # a scalar flattens to one element
         start = as_axis("Flatten", "start_dim", self.start_dim, ndim)
@@ -103,7 +105,6 @@ class Flatten(Module):
         return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         (shape,) = self.saved_for_backward()
         grad = as_array("Flatten.backward", "grad_output", grad_output)
         if grad.size != math.prod(shape):
@@ -113,7 +114,6 @@ class Flatten(Module):
         return grad.reshape(shape)
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
@@ -124,6 +124,13 @@ def draw_weights(weight: Parameter, bias: Parameter | None, rng: np.random.Gener
         fan_in, _ = init.fan_in_and_out(weight)
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         init.uniform_(bias, -bound, bound, rng=rng)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """The product in the dtype that both promote to; float16 and bfloat16 are summed in float32."""
+    result = np.result_type(a.dtype, b.dtype)
+    wide = compute_dtype(result)
+    return (a.astype(wide, copy=False) @ b.astype(wide, copy=False)).astype(result, copy=False)
 
 
 def _add_in_place(y: Array, bias: Array) -> Array:

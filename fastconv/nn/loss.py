@@ -1,6 +1,4 @@
-"""Losses: ``criterion(output, target)`` is a number, ``criterion.backward()`` its gradient with respect to
-``output``.
-"""
+"""Losses: ``criterion(output, target)`` is a number, ``criterion.backward()`` its gradient by ``output``."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 class _Wanted(NamedTuple):
-    """What a sample wants of its log-probabilities: ``right`` of the ``chosen`` class and ``even`` of
-    each.
-    """
+    """What a sample wants of its log-probabilities: ``right`` of the ``chosen`` class, ``even`` of each."""
 
     chosen: Array | None
     right: Array | None
@@ -42,9 +38,7 @@ class _Loss(Module):
         self.reduction = as_choice(type(self).__name__, "reduction", reduction, _REDUCTIONS)
 
     def _reduce(self, terms: Array, divisor: float) -> Any:
-        """The terms themselves, their sum, or their sum over ``divisor`` (NaN where there is nothing to
-        average).
-        """
+        """The terms, their sum, or their sum over ``divisor``: NaN where there is nothing to average."""
         if self.reduction == "none":
             return namespace(terms).asarray(terms)
         total = float(terms.sum(dtype=np.float64))
@@ -62,7 +56,6 @@ class _Loss(Module):
         return factor / divisor if divisor else 0.0
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return f"reduction={self.reduction!r}"
 
 
@@ -253,6 +246,5 @@ class CrossEntropyLoss(_Loss):
         return grad.astype(dtype, copy=False)
 
     def extra_repr(self) -> str:
-        """The arguments."""
         parts = [super().extra_repr(), f"ignore_index={self.ignore_index}"]
         return ", ".join([*parts, f"label_smoothing={self.label_smoothing}"])

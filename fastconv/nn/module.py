@@ -102,7 +102,7 @@ class Parameter:
                 f"Parameter: the gradient has shape {grad.shape}, the parameter has shape {self.shape}"
             )
         if self.grad is None:
-            self.grad = grad.astype(self.dtype, copy=False)
+            self.grad = namespace(self.data).asarray(grad.astype(self.dtype, copy=False))
         else:
             self.grad += grad
 
@@ -138,6 +138,7 @@ class HookHandle:
         self._hooks, self._key = hooks, key
 
     def remove(self) -> None:
+        """Ends the calls; once more does nothing."""
         self._hooks.pop(self._key, None)
 
     def __enter__(self) -> Self:
@@ -240,8 +241,9 @@ class Module:
         return self._saved[1].pop()
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], object]) -> HookHandle:
-        """Calls ``hook(module, inputs, output)`` after each call of this module, to look on: its result is
-        ignored.
+        """Calls ``hook(module, inputs, output)`` after each call of this module, to look on.
+
+        What the hook returns is ignored.
         """
         if self._hooks is None:
             self._hooks = {}
@@ -351,12 +353,11 @@ class Module:
             parameter.grad = None
 
     def to(self, target: DTypeLike) -> Self:
-        """Moves parameters, gradients and buffers to an array library, or converts them to a floating-point
-        dtype.
+        """Moves parameters, gradients and buffers to an array library, or converts them to another dtype.
 
         Parameters
         ----------
-        target : ``"numpy"``, ``"cupy"`` or a dtype
+        target : ``"numpy"``, ``"cupy"`` or a floating-point dtype
             Integer buffers keep their dtype.
 
         Returns
@@ -499,9 +500,8 @@ class Module:
             generator.bit_generator.state = state[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            key: value for key, value in vars(self).items() if key != "_saved"
-        }  # copies hold no activations
+        # Copies hold no activations.
+        return {key: value for key, value in vars(self).items() if key != "_saved"}
 
     # --- printing -------------------------------------------------------------------------------------------
 
@@ -525,6 +525,16 @@ def with_base_docs(cls: Class) -> Class:
     if cls.__doc__ and cls.__base__ and cls.__base__.__doc__:  # there are none under python -OO
         cls.__doc__ += "\n\n" + inspect.cleandoc(cls.__base__.__doc__).partition("\n\n")[2]
     return cls
+
+
+def backward_without_input(module: Module, grad_output: Any) -> None:
+    """``module.backward(grad_output)`` for the sake of the parameters only."""
+    needed = module.needs_input_grad
+    module.needs_input_grad = False
+    try:
+        module.backward(grad_output)
+    finally:
+        module.needs_input_grad = needed
 
 
 def check_module(who: str, name: str, value: object) -> Module:

@@ -142,9 +142,7 @@ class BatchNormNd(Module):
         y += _per_channel(self.bias.data, planes.dtype)
         return y
 
-    def _normalise_by_history(
-        self, planes: Array, shape: tuple[int, ...], mean: Array, var: Array
-    ) -> Array:
+    def _normalise_by_history(self, planes: Array, shape: tuple[int, ...], mean: Array, var: Array) -> Array:
         inverse_std = 1 / np.sqrt(var.astype(np.float64) + self.eps)
         scale = inverse_std if self.weight is None else inverse_std * self.weight.data
         shift = -mean * scale if self.bias is None else self.bias.data - mean * scale
@@ -195,7 +193,6 @@ class BatchNormNd(Module):
         return result.reshape(shape).astype(grad.dtype, copy=False)
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}"
@@ -247,7 +244,6 @@ class LocalResponseNorm(Module):
         self.k = as_real("LocalResponseNorm", "k", k)
 
     def forward(self, x: Any) -> Array:
-        """The normalised input."""
         x = as_float(as_array("LocalResponseNorm", "input", x))
         if x.ndim < 3:
             raise ShapeError(
@@ -262,7 +258,6 @@ class LocalResponseNorm(Module):
         return (wide * factor).astype(x.dtype, copy=False)
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         x, energy, factor = self.saved_for_backward()
         grad = as_gradient("LocalResponseNorm", grad_output, x.shape)
         wide = grad.astype(x.dtype, copy=False)
@@ -272,7 +267,6 @@ class LocalResponseNorm(Module):
         return result.astype(grad.dtype, copy=False)
 
     def extra_repr(self) -> str:
-        """The arguments."""
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 

@@ -54,7 +54,6 @@ class _WindowPool(Module):
             )
 
     def extra_repr(self) -> str:
-        """The window."""
         return (
             f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding!r}, "
             f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
@@ -106,7 +105,6 @@ class MaxPoolNd(_WindowPool):
         return (values, indices) if self.return_indices else values
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         indices, shape = self.saved_for_backward()
         return max_pool_nd_backward(self._ndim, grad_output, indices, shape)
 
@@ -166,21 +164,20 @@ class AvgPoolNd(_WindowPool):
         }
 
     def forward(self, x: Any) -> Array:
-        """The mean of each window."""
         x = as_array(type(self).__name__, "input", x)
         y: Array = avg_pool_nd(self._ndim, x, **self._window())
         self.save_for_backward(x.shape)
         return y
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         (shape,) = self.saved_for_backward()
         return avg_pool_nd_backward(self._ndim, grad_output, shape, **self._window())
 
 
 class LPPoolNd(_WindowPool):
-    """Power-average pooling, ``sum(|x|**p)**(1/p)``: what its classes for one, two and three dimensions
-    share.
+    """Power-average pooling: what its classes for one, two and three dimensions share.
+
+    ``sum(|x|**p)**(1/p)`` of each window.
 
     Parameters
     ----------
@@ -224,7 +221,6 @@ class LPPoolNd(_WindowPool):
         }
 
     def forward(self, x: Any) -> Array:
-        """The norm of each window."""
         x = as_array(type(self).__name__, "input", x)
         y: Array = lp_pool_nd(self._ndim, x, **self._window())
         self.save_for_backward(x)
@@ -236,7 +232,6 @@ class LPPoolNd(_WindowPool):
         return lp_pool_nd_backward(self._ndim, grad_output, x, **self._window())
 
     def extra_repr(self) -> str:
-        """The exponent and the window."""
         return f"norm_type={self.norm_type}, {super().extra_repr()}"
 
 
@@ -254,7 +249,6 @@ class _AdaptivePool(Module):
         self.output_size = output_size
 
     def extra_repr(self) -> str:
-        """The output size."""
         return f"output_size={self.output_size}"
 
 
@@ -276,14 +270,12 @@ class AdaptiveAvgPoolNd(_AdaptivePool):
         self._set(output_size)
 
     def forward(self, x: Any) -> Array:
-        """The mean of each window."""
         x = as_array(type(self).__name__, "input", x)
         y: Array = adaptive_avg_pool_nd(self._ndim, x, self.output_size)
         self.save_for_backward(x.shape)
         return y
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         (shape,) = self.saved_for_backward()
         return adaptive_avg_pool_nd_backward(self._ndim, grad_output, shape)
 
@@ -318,7 +310,6 @@ class AdaptiveMaxPoolNd(_AdaptivePool):
         return (values, indices) if self.return_indices else values
 
     def backward(self, grad_output: Any) -> Array:
-        """The gradient of the input."""
         indices, shape = self.saved_for_backward()
         return max_pool_nd_backward(self._ndim, grad_output, indices, shape)
 

@@ -78,9 +78,7 @@ class Optimizer:
     def _update(
         self, p: Array, grad: Array, slots: dict[str, Array], group: dict[str, Any], numbers: dict[str, float]
     ) -> None:
-        """Updates ``p`` and ``slots`` in place, never ``grad``. All are corresponding parts of whole
-        arrays.
-        """
+        """Updates ``p`` and ``slots`` in place, never ``grad``; all are corresponding parts of the whole."""
         raise NotImplementedError
 
     # --- what all rules share -------------------------------------------------------------------------------

@@ -73,9 +73,7 @@ class LRScheduler:
         return [lr * factor for lr in self._present()]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, numbers and arrays by name; the optimizer keeps the learning rates
-        itself.
-        """
+        """What a checkpoint must hold, numbers and arrays by name; the optimizer's state has the rates."""
         values = {name: getattr(self, name) for name in self._state}
         return {name: np.array(v) if isinstance(v, list) else v for name, v in values.items()}
 
@@ -106,7 +104,6 @@ class StepLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         due = self.last_epoch > 0 and self.last_epoch % self.step_size == 0
         return self._scaled(self.gamma if due else 1.0)
 
@@ -120,7 +117,6 @@ class MultiStepLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         return self._scaled(self.gamma ** self.milestones[self.last_epoch])
 
 
@@ -132,14 +128,11 @@ class ExponentialLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         return self._scaled(self.gamma if self.last_epoch > 0 else 1.0)
 
 
 class LinearLR(LRScheduler):
-    """A straight line from ``start_factor`` to ``end_factor`` times the learning rate in ``total_iters``
-    steps: warm-up.
-    """
+    """Warm-up: from ``start_factor`` to ``end_factor`` times the learning rate in ``total_iters`` steps."""
 
     def __init__(
         self,
@@ -154,7 +147,6 @@ class LinearLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         if self.last_epoch == 0:
             return self._scaled(self.start_factor)
         if self.last_epoch > self.total_iters:
@@ -174,13 +166,10 @@ class CosineAnnealingLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         step = self.last_epoch
         if step == 0:
             return self._present()
-        if (step - 1 - self.T_max) % (
-            2 * self.T_max
-        ) == 0:  # just past the bottom, where the quotient below is 0/0
+        if (step - 1 - self.T_max) % (2 * self.T_max) == 0:  # past the bottom: the quotient below is 0/0
             rise = (1 - math.cos(math.pi / self.T_max)) / 2
             return [
                 lr + (base - self.eta_min) * rise
@@ -210,7 +199,6 @@ class LambdaLR(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """As in `LRScheduler`."""
         return [
             base * function(self.last_epoch)
             for function, base in zip(self.lr_lambdas, self.base_lrs, strict=True)

@@ -53,7 +53,7 @@ def test_hostile(case: Case):
 
 
 def run(case: Case, enter: Enter) -> dict[str, str]:
-    """What comes of the case on each backend: class and words of an error, or how a result differs from the expected."""
+    """What comes of the case on each backend: class and words of an error, or how a result is wrong."""
     outcomes = {}
     expected = None
     for target in TESTED if is_legal(case) else ONE_ISA:

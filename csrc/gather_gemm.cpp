@@ -18,6 +18,8 @@ namespace {
 constexpr Index kDepthOfChunk =
     1024; // rows of a panel: 48 pixels x 1024 x 4 bytes are a fifth of a 1 MB cache
 constexpr Index kWorkPerThread = 1 << 16; // multiply-adds below which another thread costs more than it does
+constexpr Index kSourcesPerPacking = 32;
+constexpr Index kBlocksPerPacking = 16;
 
 // A run of pixels of one panel, neighbours in a row of one image.
 struct Run {
@@ -61,12 +63,11 @@ public:
     }
 
     void run() const {
-        const Index blocks_per_plan = p_.groups * blocks_;
-        Parallel::run(static_cast<Index>(layouts_.size()) * blocks_per_plan, threads_,
-                      [this](Index task, int) {
-                          const Index blocks = p_.groups * blocks_;
-                          pack_weights(layouts_[task / blocks], task % blocks / blocks_, task % blocks_);
-                      });
+        const Index packings =
+            p_.groups * ceil_div(blocks_, kBlocksPerPacking) * ceil_div(p_.sources, kSourcesPerPacking);
+        Parallel::run(static_cast<Index>(layouts_.size()) * packings, threads_, [&](Index task, int) {
+            pack_weights(layouts_[static_cast<std::size_t>(task / packings)], task % packings);
+        });
         Parallel::run(tasks_, threads_, [this](Index task, int) {
             const auto after =
                 std::upper_bound(layouts_.begin(), layouts_.end(), task,
@@ -102,31 +103,46 @@ private:
         return weights_ + l.weights + (group * blocks_ + block) * p_.sources * l.plan->taps() * tile_.rows;
     }
 
-    // A[(channel, tap)][rows] of one block of result channels.
-    void pack_weights(const PlanLayout& l, Index group, Index block) const {
+    // Packs some sources' weights for some blocks. Where a source's weights lie together (the input
+    // gradient), walking over the blocks of a few sources reads whole pages; the other way round would touch
+    // a page for every source.
+    void pack_weights(const PlanLayout& l, Index task) const {
+        const Index block_parts = ceil_div(blocks_, kBlocksPerPacking);
+        const Index source_parts = ceil_div(p_.sources, kSourcesPerPacking);
+        const Index group = task / (block_parts * source_parts);
+        const Index first_block = task % block_parts * kBlocksPerPacking;
+        const Index first_source = task / block_parts % source_parts * kSourcesPerPacking;
+        const Range sources{first_source, std::min(p_.sources, first_source + kSourcesPerPacking)};
+        for (Index block = first_block; block < std::min(blocks_, first_block + kBlocksPerPacking); ++block)
+            pack_block(l, group, block, sources);
+    }
+
+    // A[(source, tap)][rows] of one block of result channels.
+    void pack_block(const PlanLayout& l, Index group, Index block, const Range& sources) const {
         const Index first = block * tile_.rows, rows = std::min<Index>(tile_.rows, p_.results - first);
         const Index taps = static_cast<Index>(l.taps.size()), all_taps = volume(p_.kernel);
-        const T* weight = p_.weight + group * p_.group_stride + first * p_.result_stride;
-        T* out = packed(l, group, block);
+        const T* weight =
+            p_.weight + group * p_.group_stride + first * p_.result_stride + sources.begin * p_.source_stride;
+        T* out = packed(l, group, block) + sources.begin * taps * tile_.rows;
         if (p_.source_stride == all_taps && taps == all_taps) { // rows of A are contiguous in memory
-            tile_.transpose(weight, p_.result_stride, rows, p_.sources * taps, out, tile_.rows, tile_.rows);
+            tile_.transpose(weight, p_.result_stride, rows, sources.size() * taps, out, tile_.rows,
+                            tile_.rows);
             return;
         }
-        if (all_taps == 1 && p_.result_stride == 1 &&
-            rows == tile_.rows) { // neighbours in A are neighbours in memory
-            for (Index c = 0; c < p_.sources; ++c)
+        if (all_taps == 1 && p_.result_stride == 1 && rows == tile_.rows) { // columns of A are
+            for (Index c = 0; c < sources.size(); ++c)
                 std::copy_n(weight + c * p_.source_stride, tile_.rows, out + c * tile_.rows);
             return;
         }
         if (4 * taps < all_taps) {
-            for (Index c = 0; c < p_.sources; ++c)
+            for (Index c = 0; c < sources.size(); ++c)
                 for (const Index tap : l.taps)
                     for (Index i = 0; i < tile_.rows; ++i)
                         *out++ = i < rows ? weight[i * p_.result_stride + c * p_.source_stride + tap] : T{};
             return;
         }
         T* turned = workspace<T>(Slot::staging, all_taps * tile_.rows);
-        for (Index c = 0; c < p_.sources; ++c) {
+        for (Index c = 0; c < sources.size(); ++c) {
             tile_.transpose(weight + c * p_.source_stride, p_.result_stride, rows, all_taps, turned,
                             tile_.rows, tile_.rows);
             for (const Index tap : l.taps)

@@ -168,6 +168,20 @@ def test_sgd_is_linear_in_the_gradient(
     np.testing.assert_allclose(ways[1], 2 * ways[0], rtol=1e-9, atol=1e-12)
 
 
+def test_options_may_be_numpy_numbers() -> None:
+    """They change no bit, so a run resumed from a file (plain numbers) equals the one it continues."""
+    results = []
+    for kind in (float, np.float64):
+        params = parameters(dtype=np.float32)
+        optimizer = optim.AdamW(params, kind(0.013), (kind(0.8), kind(0.9)), weight_decay=kind(0.1))
+        run(params, optimizer, 0, 3)
+        optimizer.param_groups[0]["lr"] = kind(0.007)
+        run(params, optimizer, 3, 3)
+        results.append([parameter.data for parameter in params])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # --- groups ---
 
 

@@ -138,3 +138,44 @@ def test_plateau(options: dict[str, Any]) -> None:
             assert schedule.get_last_lr() == pytest.approx(expected.get_last_lr(), rel=1e-12)
             assert schedule.num_bad_epochs == expected.num_bad_epochs
             assert schedule.cooldown_counter == expected.cooldown_counter
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_training_run(name: str) -> None:
+    """Layers, loss, clipping, optimizer and schedule together: ten steps give the same losses and weights."""
+
+    def build(lib: Any) -> Any:
+        return lib.Sequential(
+            lib.Conv2d(1, 4, 3), lib.BatchNorm2d(4), lib.ReLU(), lib.MaxPool2d(2),
+            lib.Conv2d(4, 6, 3, 1, "same"), lib.PReLU(6), lib.AvgPool2d(2), lib.Flatten(), lib.Linear(54, 5),
+        )  # fmt: skip
+
+    theirs = build(torch.nn).double()
+    ours = build(nn).to(np.float64)
+    ours.load_state_dict(theirs.state_dict())
+    options = {"lr": 0.05, "weight_decay": 0.01}
+    optimizer = getattr(optim, name)(ours.parameters(), **options)
+    expected = getattr(torch.optim, name)(theirs.parameters(), **options)
+    schedule = optim.CosineAnnealingLR(optimizer, 10)
+    expected_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(expected, 10)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    expected_criterion = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        x, labels = rng.normal(size=(8, 1, 14, 14)), rng.integers(0, 5, 8)
+        loss = criterion(ours(x), labels)
+        optimizer.zero_grad()
+        ours.backward(criterion.backward())
+        norm = optim.clip_grad_norm_(ours.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        expected_loss = expected_criterion(theirs(torch.from_numpy(x)), torch.from_numpy(labels))
+        expected.zero_grad()
+        expected_loss.backward()
+        expected_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        expected.step()
+        expected_schedule.step()
+        assert loss == pytest.approx(expected_loss.item(), rel=1e-8)
+        assert norm == pytest.approx(expected_norm.item(), rel=1e-7)
+    for key, value in theirs.state_dict().items():
+        np.testing.assert_allclose(ours.state_dict()[key], value.numpy(), 1e-6, 1e-8, err_msg=key)

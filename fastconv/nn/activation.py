@@ -22,6 +22,7 @@ from fastconv.nn._arrays import (
     as_float,
     as_gradient,
     as_real,
+    compute_dtype,
     floating_dtype,
     namespace,
 )
@@ -135,8 +136,8 @@ class ELU(Module):
         xp = namespace(x)
         grad = as_gradient(type(self).__name__, grad_output, x.shape)
         positive = x > 0
-        slope = xp.exp(xp.minimum(x, 0)) * ~positive * x.dtype.type(self.alpha * self._scale)
-        return grad * (slope + positive * x.dtype.type(self._scale))
+        low = grad * xp.exp(xp.minimum(x, 0)) * ~positive
+        return low * x.dtype.type(self.alpha * self._scale) + grad * positive * x.dtype.type(self._scale)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -158,7 +159,7 @@ class Sigmoid(Module):
     """``1 / (1 + exp(-x))``, without overflow."""
 
     def forward(self, x: Any) -> Array:
-        y = sigmoid(as_float(as_array("Sigmoid", "input", x)))
+        y = _sigmoid(as_float(as_array("Sigmoid", "input", x)))
         self.save_for_backward(y)
         return y
 
@@ -189,7 +190,7 @@ class SiLU(Module):
 
     def forward(self, x: Any) -> Array:
         x = as_float(as_array("SiLU", "input", x))
-        gate = sigmoid(x)
+        gate = _sigmoid(x)
         self.save_for_backward(x, gate)
         return x * gate
 
@@ -279,3 +280,8 @@ class Softmax(Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+def _sigmoid(x: Array) -> Array:
+    """The sigmoid, calculated in float32 at least."""
+    return sigmoid(x.astype(compute_dtype(x.dtype), copy=False)).astype(x.dtype, copy=False)

@@ -135,7 +135,7 @@ def _matmul(a: Array, b: Array) -> Array:
 
 def _add_in_place(y: Array, bias: Array) -> Array:
     """``y + bias`` in the memory of ``y`` where the types allow it."""
-    if np.result_type(y, bias) != y.dtype or y.ndim == 0:
+    if np.result_type(y.dtype, bias.dtype) != y.dtype or y.ndim == 0:
         return y + bias
     y += bias
     return y

@@ -205,9 +205,8 @@ class CrossEntropyLoss(_Loss):
         terms = xp.where(valid, -picked, 0) * right
         even = None
         if self.label_smoothing:
-            even = self._class_factors(log_p, axis) * xp.expand_dims(
-                valid * (self.label_smoothing / classes), axis
-            )
+            share = valid.astype(log_p.dtype) * (self.label_smoothing / classes)
+            even = self._class_factors(log_p, axis) * xp.expand_dims(share, axis)
             terms -= xp.where(xp.expand_dims(valid, axis), log_p * even, 0).sum(axis=axis)
         return terms, float(factor.sum(dtype=np.float64)), _Wanted(chosen, xp.expand_dims(right, axis), even)
 

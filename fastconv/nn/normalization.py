@@ -110,9 +110,8 @@ class BatchNormNd(Module):
             raise ShapeError(
                 f"{who}: input of shape {x.shape} has {x.shape[1]} channels, expected {self.num_features}"
             )
-        state = [
-            array for array in (self.weight and self.weight.data, self.running_mean) if array is not None
-        ]
+        held = (None if self.weight is None else self.weight.data, self.running_mean)
+        state = [array.dtype for array in held if array is not None]
         result = np.result_type(*state, x.dtype) if state else as_float(x).dtype
         planes = x.reshape(*x.shape[:2], math.prod(x.shape[2:])).astype(compute_dtype(result), copy=False)
         if self.training or self.running_mean is None or self.running_var is None:

@@ -117,9 +117,11 @@ class Optimizer:
             A gradient is not of its parameter's shape.
         """
         for group in self.param_groups:
+            # A NumPy number among the options would turn float32 expressions into float64 ones.
+            plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in group.items()}
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.requires_grad:
-                    self._step_one(parameter, parameter.grad, group)
+                    self._step_one(parameter, parameter.grad, plain)
 
     def _step_one(self, parameter: Parameter, grad: Array, group: dict[str, Any]) -> None:
         if grad.shape != parameter.shape:

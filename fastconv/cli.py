@@ -1,0 +1,524 @@
+"""The command line: ``fastconv train | evaluate | info``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+import fastconv
+from fastconv import backends, data, models, nn, optim, train, viz
+from fastconv.train.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What goes wrong by the user's hand or the machine's is told in one line; anything else is a bug.
+USER_ERRORS = (
+    ImportError,
+    OSError,
+    MemoryError,
+    data.DataError,
+    train.CheckpointError,
+    train.NonFiniteLossError,
+)
+
+
+class UsageError(Exception):
+    """The command cannot be carried out as given; the message says why."""
+
+
+class Task(NamedTuple):
+    """What can be trained, and how if nothing else is asked for.
+
+    The learning rate decays by ``gamma`` per epoch, whatever the number of epochs: so five epochs, resumed
+    for five more, equal ten.
+    """
+
+    about: str
+    load: Callable[[Path | None, np.dtype[Any]], tuple[data.ArrayDataset, data.ArrayDataset]]
+    needs_data: bool
+    held_out: str
+    epochs: int
+    batch_size: int
+    lr: float
+    gamma: float
+    shift: int  # augmentation: pixels
+
+
+def _fashion_mnist(folder: Path | None, dtype: np.dtype[Any]) -> tuple[data.ArrayDataset, data.ArrayDataset]:
+    assert folder is not None
+    return data.fashion_mnist(folder, dtype=dtype)
+
+
+TASKS = {
+    "digits": Task(
+        about="scikit-learn's handwritten digits, scaled to 28x28",
+        load=lambda _, dtype: data.digits(dtype=dtype),
+        needs_data=False,
+        held_out="held-out digits",
+        epochs=20,
+        batch_size=32,
+        lr=0.005,
+        gamma=0.9,
+        shift=2,
+    ),
+    "fashion-mnist": Task(
+        about="Fashion-MNIST, or another data set in its files",
+        load=_fashion_mnist,
+        needs_data=True,
+        held_out="test images",
+        epochs=5,
+        batch_size=64,
+        lr=0.006,
+        gamma=0.5,
+        shift=0,
+    ),
+}
+
+# The network and the data are NumPy arrays.
+_BACKENDS = [name for name, row in backends.BACKENDS.items() if row.library == "numpy"]
+
+# Options that make up a training; a resumed one keeps them. They are stored in the checkpoint.
+SETTINGS = ("batch_size", "lr", "seed", "dtype")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 2 for what the user can mend (after one line on standard error), 130 after Ctrl-C.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with _settings(arguments):
+            arguments.run(arguments)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (
+        BrokenPipeError
+    ):  # the reader, such as `head`, has had enough; Python must not flush into it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (UsageError, *USER_ERRORS) as error:
+        print(f"fastconv: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _settings(arguments: argparse.Namespace) -> Iterator[None]:
+    """Backend and threads, for this command only."""
+    with contextlib.ExitStack() as stack:
+        if getattr(arguments, "threads", None) is not None:
+            stack.enter_context(fastconv.config_context(threads=arguments.threads))
+        if getattr(arguments, "backend", None) is not None:
+            stack.enter_context(fastconv.use_backend(arguments.backend))
+        try:  # what the environment asks for: FASTCONV_BACKEND, FASTCONV_NUM_THREADS
+            fastconv.get_num_threads()
+            if hasattr(arguments, "backend"):
+                _where()
+        except (ValueError, TypeError) as error:
+            raise UsageError(str(error)) from error
+        yield
+
+
+# --- train ---
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    task = TASKS[arguments.task]
+    resumed = _load(arguments.resume, arguments.task) if arguments.resume is not None else None
+    settings = _training_settings(arguments, task, resumed)
+    folder = arguments.output or (arguments.resume.parent if resumed else Path("runs") / arguments.task)
+    suffix = arguments.resume.suffix if resumed else f".{arguments.format}"
+    path = folder / f"checkpoint{suffix}"
+    _check_libraries(path, arguments.plots)
+
+    learn, held_out = task.load(arguments.data, np.dtype(settings["dtype"]))
+    settings.setdefault("mean", float(learn.inputs.mean(dtype=np.float64)))
+    settings.setdefault("std", float(learn.inputs.std(dtype=np.float64)))
+    settings.setdefault("classes", list(learn.classes or ()))
+    _check_images(arguments, learn, settings)
+
+    history_files = _HistoryFiles(folder)
+    saving = [train.Checkpoint(path, metadata=settings), history_files]
+    trainer, loader = _trainer(learn, settings, task, saving)
+    if resumed is not None:
+        try:
+            trainer.load_state_dict(resumed)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise train.CheckpointError(
+                f"{arguments.resume}: a checkpoint of another model: {error}"
+            ) from error
+    epochs, before = settings["epochs"], trainer.epoch
+    if epochs < before:
+        raise UsageError(f"--epochs {epochs}: {arguments.resume} has completed {before} epochs")
+
+    parameters = sum(parameter.size for parameter in trainer.model.parameters())
+    print(f"{arguments.task}: {len(learn)} training images, {len(held_out)} {task.held_out}")
+    print(f"lenet: {parameters} parameters, {settings['dtype']}, {_where()}")
+    try:
+        trainer.fit(loader, _plain_loader(held_out, settings), epochs)
+    except KeyboardInterrupt:
+        if trainer.epoch > before or resumed is not None:
+            saved = path if trainer.epoch > before else arguments.resume
+            print(f"\nto continue: fastconv {_resume_command(arguments, saved)}", file=sys.stderr)
+        raise
+    if trainer.epoch == before:  # nothing was left to train, and nothing was written
+        trainer.save(path, settings)
+        history_files.write(trainer)
+    files = [path.name, *_HistoryFiles.names]
+    matrix = _report(trainer, held_out, settings, task)
+    if arguments.plots:
+        files += _draw(folder, arguments.task, trainer, matrix, settings["classes"])
+    print(f"\n{folder}: {', '.join(files)}")
+
+
+def _trainer(
+    learn: data.ArrayDataset, settings: dict[str, Any], task: Task, saving: Sequence[train.Callback]
+) -> tuple[train.Trainer, data.DataLoader]:
+    """Everything that a training consists of, in its state before the first step."""
+    weights_seed, data_seed = np.random.SeedSequence(settings["seed"]).spawn(2)
+    model = _model(settings, np.random.default_rng(weights_seed))
+    rng = np.random.default_rng(data_seed)
+    normalize = data.Normalize(settings["mean"], settings["std"])
+    loader = data.DataLoader(
+        learn,
+        settings["batch_size"],
+        shuffle=True,
+        transform=data.Compose(data.RandomShift(task.shift), normalize) if task.shift else normalize,
+        rng=rng,
+        prefetch=2,
+    )
+    optimizer = optim.Adam(model.parameters(), lr=settings["lr"])
+    schedule = train.LearningRateSchedule(optim.ExponentialLR(optimizer, task.gamma))
+    trainer = train.Trainer(model, nn.CrossEntropyLoss(), optimizer, callbacks=[schedule, *saving], rng=rng)
+    return trainer, loader
+
+
+def _training_settings(
+    arguments: argparse.Namespace, task: Task, resumed: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The settings of a new training, or those of the resumed one, with which given options must agree."""
+    if resumed is not None:
+        settings = dict(resumed["metadata"])
+        for name in SETTINGS:
+            given = getattr(arguments, name)
+            if given is not None and given != settings[name]:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{option} {given}: {arguments.resume} was made with {option} {settings[name]}"
+                )
+    else:
+        defaults = {"batch_size": task.batch_size, "lr": task.lr, "seed": 0, "dtype": "float32"}
+        settings = {"task": arguments.task, "model": "lenet", "epochs": task.epochs}
+        for name in SETTINGS:
+            given = getattr(arguments, name)
+            settings[name] = defaults[name] if given is None else given
+    if arguments.epochs is not None:
+        settings["epochs"] = arguments.epochs
+    return settings
+
+
+class _HistoryFiles(train.Callback):
+    """Writes the history after each epoch."""
+
+    order = 101
+    names = ("history.csv", "history.json")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_epoch_end(self, trainer: train.Trainer, row: train.Row) -> None:  # noqa: ARG002
+        self.write(trainer)
+
+    def write(self, trainer: train.Trainer) -> None:
+        trainer.history.write_csv(self.folder / self.names[0])
+        trainer.history.write_json(self.folder / self.names[1])
+
+
+def _check_libraries(checkpoint: Path, plots: bool) -> None:
+    """What is missing is told before the work, not after it."""
+    try:
+        train.check_suffix(checkpoint)
+    except ImportError as error:
+        raise UsageError(f"{error} (--format npz)") from error
+    if plots:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise UsageError("plots need matplotlib: pip install 'fastconv[train]', or --no-plots") from error
+
+
+def _resume_command(arguments: argparse.Namespace, path: Path) -> str:
+    where = f" --data {arguments.data}" if arguments.data is not None else ""
+    return f"train {arguments.task}{where} --resume {path}"
+
+
+# --- evaluate ---
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    state = _load(arguments.checkpoint)
+    settings = state["metadata"]
+    task = TASKS[settings["task"]]
+    if task.needs_data and arguments.data is None:
+        raise UsageError(
+            f"{arguments.checkpoint} is of {settings['task']}: say where the files are by --data"
+        )
+    _, held_out = task.load(arguments.data, np.dtype(settings["dtype"]))
+    _check_images(arguments, held_out, settings)
+    model = _model(settings, None)
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, TypeError) as error:
+        raise train.CheckpointError(
+            f"{arguments.checkpoint}: a checkpoint of another model: {error}"
+        ) from error
+    print(f"{settings['task']}: {len(held_out)} {task.held_out}, after {state['epoch']} epochs, {_where()}")
+    trainer = train.Trainer(model, nn.CrossEntropyLoss(), optim.Adam(model.parameters()))
+    _report(trainer, held_out, settings, task)
+
+
+# --- info ---
+
+
+def _info(arguments: argparse.Namespace) -> None:  # noqa: ARG001
+    fastconv.show_config()
+
+
+# --- shared by the commands ---
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+# What a checkpoint's metadata hold, and what these may be.
+_VALID: dict[str, Callable[[Any], bool]] = {
+    "task": lambda value: isinstance(value, str) and value in TASKS,
+    "model": lambda value: value == "lenet",
+    "epochs": _count,
+    "batch_size": _count,
+    "lr": lambda value: _number(value) and value > 0,
+    "seed": lambda value: type(value) is int and value >= 0,
+    "dtype": lambda value: value in ("float32", "float64"),
+    "mean": _number,
+    "std": lambda value: _number(value) and value > 0,
+    "classes": lambda value: (
+        isinstance(value, list) and len(value) == 10 and all(isinstance(c, str) for c in value)
+    ),
+}
+
+
+def _load(path: Path, task: str | None = None) -> dict[str, Any]:
+    """The state in a checkpoint of this command line, and of ``task`` if one is named."""
+    try:
+        state = train.load_checkpoint(path)
+    except train.CheckpointError:
+        raise
+    except ValueError as error:  # the suffix
+        raise UsageError(str(error)) from error
+    settings = state.get("metadata")
+    if (
+        not isinstance(settings, dict)
+        or not all(name in settings and valid(settings[name]) for name, valid in _VALID.items())
+        or not isinstance(state.get("model"), dict)
+        or not isinstance(state.get("epoch"), int)
+    ):
+        raise UsageError(f"{path}: not a checkpoint of 'fastconv train'")
+    if task is not None and settings["task"] != task:
+        raise UsageError(f"{path}: a checkpoint of {settings['task']}, not of {task}")
+    return state
+
+
+def _model(settings: dict[str, Any], rng: np.random.Generator | None) -> nn.Module:
+    return models.lenet(len(settings["classes"]), rng=rng, dtype=settings["dtype"])
+
+
+def _check_images(arguments: argparse.Namespace, images: data.ArrayDataset, settings: dict[str, Any]) -> None:
+    height, width = images.inputs.shape[2:]
+    if (height, width) != (28, 28):
+        raise UsageError(f"{arguments.data}: the images are {height}x{width}, expected 28x28")
+    if not settings["std"] > 0:
+        raise UsageError(f"{arguments.data}: the training images are of one colour")
+
+
+def _plain_loader(images: data.ArrayDataset, settings: dict[str, Any]) -> data.DataLoader:
+    """Batches for evaluation: in order, nothing random."""
+    transform = data.Normalize(settings["mean"], settings["std"])
+    return data.DataLoader(images, 256, transform=transform, rng=np.random.default_rng(0))
+
+
+def _where() -> str:
+    name = backends.resolve("fastconv", None, "numpy")[0]
+    threads = fastconv.get_num_threads()
+    return f"backend {name}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def _report(
+    trainer: train.Trainer, images: data.ArrayDataset, settings: dict[str, Any], task: Task
+) -> np.ndarray[Any, Any]:
+    """Prints loss, accuracy and the confusion matrix; returns the latter."""
+    loader = _plain_loader(images, settings)
+    loss = trainer.evaluate(loader)["loss"]
+    matrix = train.confusion_matrix(
+        images.targets, trainer.predict(loader).argmax(axis=1), len(settings["classes"])
+    )
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    print(f"\n{task.held_out}: loss {loss:.4f}, accuracy {100 * right / total:.2f} % ({right} of {total})\n")
+    print(_table(matrix, settings["classes"]))
+    return matrix
+
+
+def _table(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> str:
+    """The confusion matrix as text; columns are numbered where the names are long."""
+    heads, names = list(classes), list(classes)
+    if max(map(len, classes)) > 5:
+        heads = [str(k) for k in range(len(classes))]
+        names = [f"{k:>2} {name}" for k, name in enumerate(classes)]
+    left = max(map(len, names))
+    width = max(map(len, [str(matrix.max()), *heads])) + 2
+    lines = [
+        "confusion matrix (rows: true class, columns: predicted class)",
+        " " * left + "".join(f"{head:>{width}}" for head in heads) + "     right",
+    ]
+    for k, (name, row) in enumerate(zip(names, matrix, strict=True)):
+        counts = "".join(f"{count or '.':>{width}}" for count in row)
+        share = f"{100 * row[k] / row.sum():.1f} %" if row.sum() else "-"
+        lines.append(f"{name:<{left}}{counts}{share:>10}")
+    return "\n".join(lines)
+
+
+def _draw(
+    folder: Path, task: str, trainer: train.Trainer, matrix: np.ndarray[Any, Any], classes: list[str]
+) -> list[str]:
+    """Writes the plots; returns the files' names."""
+    from matplotlib.figure import Figure
+
+    curve = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = curve.subplots(1, 2)
+    viz.learning_curve(trainer.history, "loss", left)
+    viz.learning_curve(trainer.history, "accuracy", right)
+    confusion = Figure(figsize=(6.4, 6), layout="constrained")
+    viz.confusion_matrix(matrix, classes, confusion.subplots())
+    curve.suptitle(f"{task}: learning curves")
+    share = np.trace(matrix) / matrix.sum()
+    confusion.suptitle(f"{task}: {100 * share:.2f} % right after {trainer.epoch} epochs")
+    figures: dict[str, Figure] = {"curve.png": curve, "confusion.png": confusion}
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        write_atomically(folder / name, buffer.getvalue())
+    return list(figures)
+
+
+# --- arguments ---
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastconv", description="Convolutional networks on NumPy arrays: train, evaluate, inform."
+    )
+    parser.add_argument("--version", action="version", version=f"fastconv {fastconv.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser("train", help="train a network and evaluate it")
+    tasks = command.add_subparsers(title="data", metavar="DATA", dest="task", required=True)
+    for name, task in TASKS.items():
+        sub = tasks.add_parser(name, help=task.about, description=f"Train a small network on {task.about}.")
+        sub.set_defaults(run=_train, data=None)
+        if task.needs_data:
+            sub.add_argument(
+                "--data", type=Path, required=True, metavar="DIR", help="folder with the IDX files"
+            )
+        sub.add_argument("--epochs", type=_positive_int, help=f"epochs in all (default {task.epochs})")
+        sub.add_argument(
+            "--batch-size", type=_positive_int, help=f"images per step (default {task.batch_size})"
+        )
+        sub.add_argument("--lr", type=_positive_float, help=f"learning rate at the start (default {task.lr})")
+        sub.add_argument("--seed", type=_seed, help="of weights, order and augmentation (default 0)")
+        sub.add_argument("--dtype", choices=("float32", "float64"), help="of the numbers (default float32)")
+        _add_machine(sub)
+        sub.add_argument(
+            "--resume", type=Path, metavar="PATH", help="continue from this checkpoint, with its settings"
+        )
+        sub.add_argument(
+            "--output",
+            type=Path,
+            metavar="DIR",
+            help=f"where results go, over older ones (default runs/{name})",
+        )
+        sub.add_argument(
+            "--format",
+            choices=[suffix[1:] for suffix in train.SUFFIXES],
+            default="safetensors",
+            help="of the checkpoint (default safetensors; npz needs no library; resumed: as it was)",
+        )
+        sub.add_argument("--no-plots", dest="plots", action="store_false", help="draw no PNG files")
+
+    command = commands.add_parser("evaluate", help="evaluate a checkpoint on the held-out data")
+    command.set_defaults(run=_evaluate)
+    command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="made by 'fastconv train'")
+    command.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with the IDX files, where it needs some"
+    )
+    _add_machine(command)
+
+    command = commands.add_parser("info", help="versions, processor, backends: what a bug report needs")
+    command.set_defaults(run=_info)
+    return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=_BACKENDS, help="(default: the fastest available)")
+    parser.add_argument("--threads", type=_positive_int, help="(default: the processors of this process)")
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value

@@ -6,6 +6,7 @@ A backend is a module with the functions of `fastconv.backends.protocol`; it is 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -120,6 +121,8 @@ def _automatic() -> str:
         try:
             load(name)
         except BackendUnavailableError:
+            if name == "cpp" and os.environ.get("FASTCONV_ISA"):
+                raise  # somebody asked for an instruction set, which no other backend can give
             continue
         return name
     raise AssertionError("the reference backend needs NumPy only")

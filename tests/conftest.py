@@ -11,6 +11,7 @@ FASTCONV_EXPECT_SANITIZED=1
 import importlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,32 +74,39 @@ def pytest_report_header() -> list[str]:
     return [f"fastconv: {', '.join(map(str, TARGETS))}", *(f"fastconv: without {text}" for text in missing)]
 
 
-@pytest.fixture(params=TARGETS, ids=str)
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a backend, while the instruction set in question is chosen."""
-    target: Target = request.param
+@contextmanager
+def chosen(target: Target) -> Iterator[Target]:
     if target.isa is None:
-        yield target.backend
+        yield target
         return
     native = importlib.import_module("fastconv._native")
     before = native.get_isa()
     native.set_isa(target.isa)
     try:
-        yield target.backend
+        yield target
     finally:
         native.set_isa(before)
 
 
-@pytest.fixture(params=[target.isa for target in TARGETS if target.isa])
+@pytest.fixture(params=TARGETS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend, while the instruction set in question is chosen."""
+    with chosen(request.param) as target:
+        yield target.backend
+
+
+@pytest.fixture(params=[target for target in TARGETS if target.backend != "reference"], ids=str)
+def threaded_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `backend`, without the reference, which has no threads of its own."""
+    with chosen(request.param) as target:
+        yield target.backend
+
+
+@pytest.fixture(params=[target for target in TARGETS if target.isa], ids=lambda target: target.isa)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set of the compiled backend, while it is chosen."""
-    native = importlib.import_module("fastconv._native")
-    before = native.get_isa()
-    native.set_isa(request.param)
-    try:
-        yield request.param
-    finally:
-        native.set_isa(before)
+    with chosen(request.param) as target:
+        yield target.isa
 
 
 @pytest.fixture(autouse=True)

@@ -253,7 +253,7 @@ def test_out_touches_nothing_else(backend):
         (readonly, ValueError, "out is read-only"),
         (lambda a: np.broadcast_to(a[:1, :1, :1, :1], a.shape), ValueError, "out is read-only"),
         (
-            lambda a: np.lib.stride_tricks.as_strided(a, a.shape, (0, 0, 0, 0)),
+            lambda a: as_strided(a, a.shape, (0, 0, 0, 0)),
             ValueError,
             "out overlaps itself",
         ),
@@ -278,10 +278,10 @@ def test_out_must_not_overlap_an_input(backend):
     after = pool[96:192].reshape(x.shape)
     inside[...] = x
     for out in (inside, shifted, inside[:, ::-1]):
-        with pytest.raises(ValueError, match="^conv2d: out shares memory with an input$"):
+        with pytest.raises(ValueError, match=r"^conv2d: out shares memory with an input$"):
             fastconv.conv2d(inside, square, out=out, backend=backend)
     bias, one = pool[300:301], square[:1]
-    with pytest.raises(ValueError, match="^conv2d: out shares memory with an input$"):
+    with pytest.raises(ValueError, match=r"^conv2d: out shares memory with an input$"):
         fastconv.conv2d(x, one, bias, out=pool[300:332].reshape(2, 1, 4, 4), backend=backend)
     np.testing.assert_array_equal(inside, x)
     fastconv.conv2d(inside, square, out=after, backend=backend)  # adjacent is not overlapping

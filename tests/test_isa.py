@@ -1,0 +1,145 @@
+"""The compiled backend's instruction sets: which there are, how one is chosen, that all agree."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import backends
+from fastconv.geometry import conv_geometry, pool_geometry
+from fastconv.testing import make_problem
+
+_native = pytest.importorskip("fastconv._native", exc_type=ImportError)
+
+FLAGS = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+GEOMETRY = conv_geometry("conv2d", 2, (2, 5, 7, 19), (11, 5, 3, 3), 1, 1, 1, 1)
+
+
+def run_python(code, **environment):
+    environment = {**os.environ, "FASTCONV_BACKEND": "", **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+WHICH = """
+import fastconv, numpy
+from fastconv import _native
+fastconv.conv2d(numpy.ones((1, 1, 3, 3)), numpy.ones((1, 1, 2, 2)))
+print(_native.get_isa())
+"""
+
+
+def test_available():
+    available = _native.available_isas()
+    assert len(set(available)) == len(available)
+    assert available[-1] == "baseline"  # best first
+    assert set(available) <= {"baseline", "avx2", "avx512", "neon"}
+    assert _native.get_isa() in available
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(),
+    reason="reads what Linux says of x86-64",
+)
+def test_available_is_what_the_processor_has():
+    line = next(text for text in Path("/proc/cpuinfo").read_text().splitlines() if text.startswith("flags"))
+    flags = set(line.split(":")[1].split())
+    for isa, needed in FLAGS.items():
+        assert (isa in _native.available_isas()) == (needed <= flags), isa
+
+
+def test_the_best_is_the_default():
+    code, out, err = run_python(WHICH, FASTCONV_ISA="")
+    assert (code, out) == (0, _native.available_isas()[0]), err
+
+
+@pytest.mark.parametrize("name", _native.available_isas())
+def test_environment_chooses(name):
+    code, out, err = run_python(WHICH, FASTCONV_ISA=name)
+    assert (code, out) == (0, name), err
+
+
+@pytest.mark.parametrize("name", ["avx1024", "AVX2", "neon" if platform.machine() == "x86_64" else "avx2"])
+def test_environment_cannot_choose_what_is_not_there(name):
+    """Not even where another backend could serve the call."""
+    code, _, err = run_python(WHICH, FASTCONV_ISA=name)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert "BackendUnavailableError" in last
+    assert "FASTCONV_ISA" in last
+    assert name in last
+
+
+def test_unknown_names_are_refused():
+    before = _native.get_isa()
+    with pytest.raises(ValueError, match=r"sse9.*baseline"):
+        _native.set_isa("sse9")
+    assert _native.get_isa() == before
+
+
+def test_the_chosen_one_is_reported(isa):
+    assert _native.get_isa() == isa
+    described = fastconv.show_config("dicts")["backends"]["cpp"]["instruction set"]
+    assert described.startswith(isa)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arrays_may_begin_anywhere(dtype, isa):
+    """No kernel relies on more alignment than an element's own."""
+    module = backends.load("cpp")
+    conv = make_problem("conv_forward", GEOMETRY, dtype, data="integer")
+    pool = make_problem("max_pool", pool_geometry("pool", 2, (1, 3, 7, 35), 2, 2, 0, 1, False), dtype)
+    for problem in (conv, pool):
+        for offset in range(17):
+            inputs = [shifted(a, offset) if isinstance(a, np.ndarray) else a for a in problem.inputs]
+            outputs = [
+                shifted(np.zeros(e.shape, t), 16 - offset)
+                for e, t in zip(problem.expected, problem.dtypes, strict=True)
+            ]
+            getattr(module, problem.kernel)(*inputs, *outputs, problem.geometry)
+            for output, expected in zip(outputs, problem.expected, strict=True):
+                np.testing.assert_array_equal(output, expected)
+
+
+def shifted(array, offset):
+    buffer = np.zeros(array.size + offset, array.dtype)
+    inner = buffer[offset:].reshape(array.shape)
+    inner[...] = array
+    return inner
+
+
+@pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
+def test_repeatable(kernel, isa):
+    """The same bits in every run: no result depends on what memory held before."""
+    module = backends.load("cpp")
+    problem = make_problem(kernel, GEOMETRY, "float32")
+    results = set()
+    for garbage in (0, np.nan, 1e30):
+        output = np.full(problem.expected[0].shape, garbage, np.float32)
+        getattr(module, kernel)(*problem.inputs, output, GEOMETRY)
+        results.add(output.tobytes())
+    assert len(results) == 1
+
+
+EXPLICIT = """
+import fastconv, numpy
+x = numpy.ones((1, 1, 2, 2))
+try:
+    fastconv.conv2d(x, x, backend="cpp")
+except fastconv.BackendUnavailableError as error:
+    print(error)
+"""
+
+
+def test_explicit_backend_with_an_impossible_instruction_set():
+    _, out, err = run_python(EXPLICIT, FASTCONV_ISA="avx1024")
+    assert out.startswith("backend 'cpp' is not available: FASTCONV_ISA"), err
+    assert "avx1024" in out

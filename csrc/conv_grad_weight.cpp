@@ -16,8 +16,7 @@ namespace {
 
 constexpr Index kTasksWanted = 16;        // enough for any number of threads that this serves well
 constexpr Index kPartialBytes = 64 << 20; // for the partial sums of all parts
-constexpr Index kWorkPerThread = 1 << 16;
-constexpr Index kRowsPerPass = 12; // input channels of which the tiles make whole blocks
+constexpr Index kRowsPerPass = 12;        // input channels of which the tiles make whole blocks
 
 // Vectors of output channels in a tile: the width that wastes the fewest lanes, the widest of equals.
 template <class T>
@@ -60,7 +59,7 @@ public:
     void run(T* grad_weight, int threads) const {
         const Index owners = g_.groups * blocks_;
         const Index work = g_.batch * g_.groups * pixels_ * inputs_ * outputs_ * taps_;
-        const int workers = static_cast<int>(std::min<Index>(threads, 1 + work / kWorkPerThread));
+        const int workers = worthwhile_threads(work, threads);
         T* sums = workspace<T>(Slot::partial, owners * parts_ * partial_);
         Parallel::run(owners * parts_, workers, [&](Index task, int) {
             sum_part(task / parts_, task % parts_, sums + task * partial_);

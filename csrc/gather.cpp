@@ -116,7 +116,8 @@ GatherProblem<T> grad_input_problem(const ConvGeometry& geometry, const T* grad_
 template <class T>
 void fill_with_bias(const GatherProblem<T>& p, int threads) {
     const Index plane = volume(p.result_size), channels = p.groups * p.results;
-    Parallel::run(p.batch * channels, threads, [&](Index task, int) {
+    const int workers = worthwhile_threads(p.batch * channels * plane, threads);
+    Parallel::run(p.batch * channels, workers, [&](Index task, int) {
         const T value = p.bias == nullptr ? T{} : p.bias[task % channels];
         std::fill_n(p.result + task * plane, plane, activated(value, p.activation));
     });

@@ -17,7 +17,6 @@ namespace {
 
 constexpr Index kDepthOfChunk =
     1024; // rows of a panel: 48 pixels x 1024 x 4 bytes are a fifth of a 1 MB cache
-constexpr Index kWorkPerThread = 1 << 16; // multiply-adds below which another thread costs more than it does
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
 
@@ -47,7 +46,7 @@ public:
         for (const GatherPlan& plan : p_.plans)
             work += plan.outputs() * plan.taps();
         work *= p_.batch * p_.groups * p_.sources * p_.results;
-        threads_ = static_cast<int>(std::min<Index>(threads, 1 + work / kWorkPerThread));
+        threads_ = worthwhile_threads(work, threads);
         for (const GatherPlan& plan : p_.plans) {
             PlanLayout layout = layout_of(plan);
             layout.weights = weights;

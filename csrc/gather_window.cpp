@@ -13,7 +13,7 @@ constexpr Index kFewChannels = 4;           // the tile's results
 constexpr Index kMostProducts = 4096;       // per result: their offsets stay in the first-level cache
 constexpr Index kDepthwiseBytes = 96 << 10; // of a window; one source channel serves few results
 constexpr Index kDenseBytes = 384 << 10;
-constexpr Index kWorkPerThread = 1 << 15;
+constexpr Index kWorkPerTask = 1 << 15; // multiply-adds
 constexpr Index kTasksPerThread = 4;
 
 template <class T>
@@ -131,10 +131,10 @@ void gather_window(const GatherProblem<T>& p, int threads) {
     }
     const Index planes = p.batch * p.groups;
     work *= p.sources * p.results;
-    const int workers = static_cast<int>(std::min<Index>(threads, 1 + work * planes / kWorkPerThread));
+    const int workers = worthwhile_threads(work * planes, threads);
     // Where there are planes enough a task does all blocks of some, so that a plane is read into cache once.
     if (planes >= kTasksPerThread * workers) {
-        const Index per_task = std::clamp<Index>(kWorkPerThread / std::max<Index>(work, 1), 1, 64);
+        const Index per_task = std::clamp<Index>(kWorkPerTask / std::max<Index>(work, 1), 1, 64);
         Parallel::run(ceil_div(planes, per_task), workers, [&](Index task, int) {
             for (Index plane = task * per_task; plane < std::min(planes, (task + 1) * per_task); ++plane)
                 for (const GatherWindow<T>& window : plans)

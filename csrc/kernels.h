@@ -9,12 +9,12 @@ namespace fastconv {
 // X(T) for each element type of a family of kernels.
 #define FASTCONV_CONV_TYPES(X) X(float) X(double) X(std::int32_t) X(std::int64_t)
 #define FASTCONV_MEAN_TYPES(X) X(float) X(double)
-#define FASTCONV_MAX_TYPES(X)                                                                         \
-    X(float)                                                                                          \
-    X(double)                                                                                         \
-    X(std::int8_t)                                                                                    \
-    X(std::int16_t) X(std::int32_t) X(std::int64_t) X(std::uint8_t) X(std::uint16_t) X(std::uint32_t) \
-        X(std::uint64_t)
+#define FASTCONV_MAX_TYPES(X) \
+    X(float)                  \
+    X(double)                 \
+    X(std::int8_t)            \
+    X(std::int16_t)           \
+    X(std::int32_t) X(std::int64_t) X(std::uint8_t) X(std::uint16_t) X(std::uint32_t) X(std::uint64_t)
 
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,

@@ -33,6 +33,12 @@ private:
     static void run_erased(Index tasks, int threads, Erased body, const void* context);
 };
 
+// How many of `threads` are worth their start, some microseconds each, for this many multiply-adds.
+inline int worthwhile_threads(Index multiply_adds, int threads) {
+    constexpr Index kPerThread = Index{1} << 20; // about 10 microseconds
+    return static_cast<int>(std::min<Index>(threads, 1 + multiply_adds / kPerThread));
+}
+
 // Memory for packed operands: aligned, kept by its thread from call to call, never shared between threads.
 // Each slot is one array; asking again may move it.
 enum class Slot { weights, panels, partial, window, staging, count };

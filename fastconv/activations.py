@@ -21,16 +21,16 @@ def relu6(y: Array) -> Array:
 
 
 def leaky_relu(y: Array) -> Array:
-    return np.where(y > 0, y, LEAKY_SLOPE * y)
+    return np.asarray(np.maximum(y, LEAKY_SLOPE * y))
 
 
 def elu(y: Array) -> Array:
-    return np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
+    return np.asarray(np.maximum(y, 0) + np.expm1(np.minimum(y, 0)))
 
 
 def sigmoid(y: Array) -> Array:
     e = np.exp(-np.abs(y))  # never overflows
-    return np.asarray(np.where(y >= 0, 1, e) / (1 + e))
+    return np.asarray(np.maximum(e, y >= 0) / (1 + e))
 
 
 def tanh(y: Array) -> Array:

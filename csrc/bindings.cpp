@@ -14,7 +14,8 @@ namespace py = pybind11;
 namespace fastconv {
 namespace {
 
-constexpr Index kSizeLimit = Index{1} << 61; // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
+constexpr Index kSizeLimit = Index{1} << 61;  // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
+constexpr Index kReachLimit = Index{1} << 62; // of a window from where the first one starts
 
 void check_interrupt() {
     py::gil_scoped_acquire gil;
@@ -22,19 +23,53 @@ void check_interrupt() {
         throw py::error_already_set();
 }
 
+std::string field_name(std::size_t i) {
+    return "geometry field " + std::to_string(i);
+}
+
+Index int_field(const py::tuple& fields, std::size_t i) {
+    const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(fields[i].ptr()));
+    if (!number)
+        throw py::error_already_set(); // TypeError
+    int overflow = 0;
+    const Index value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+    if (overflow != 0)
+        throw py::value_error(field_name(i) + " does not fit 64 bits");
+    return value;
+}
+
 Index index_field(const py::tuple& fields, std::size_t i, Index low) {
-    const Index value = fields[i].cast<Index>();
+    const Index value = int_field(fields, i);
     if (value < low || value > kSizeLimit)
-        throw py::value_error("geometry field " + std::to_string(i) +
-                              " is out of range: " + std::to_string(value));
+        throw py::value_error(field_name(i) + " is out of range: " + std::to_string(value));
     return value;
 }
 
 Size3 size_field(const py::tuple& fields, std::size_t i, Index low) {
-    const py::tuple size = py::reinterpret_borrow<py::object>(fields[i]).cast<py::tuple>();
+    const auto field = py::reinterpret_borrow<py::object>(fields[i]);
+    if (!py::isinstance<py::tuple>(field))
+        throw py::type_error(field_name(i) + " must be a tuple");
+    const auto size = py::reinterpret_borrow<py::tuple>(field);
     if (size.size() != 3)
-        throw py::value_error("geometry field " + std::to_string(i) + " must have 3 values");
+        throw py::value_error(field_name(i) + " must have 3 values");
     return {index_field(size, 0, low), index_field(size, 1, low), index_field(size, 2, low)};
+}
+
+bool bool_field(const py::tuple& fields, std::size_t i) {
+    if (!py::isinstance<py::bool_>(fields[i]))
+        throw py::type_error(field_name(i) + " must be a bool");
+    return fields[i].cast<bool>();
+}
+
+// Windows of a sound geometry end close to the padded input; those of an unsound one must at least not
+// overflow.
+void check_reach(const Size3& output, const Size3& stride, const Size3& kernel, const Size3& dilation) {
+    for (int axis = 0; axis < 3; ++axis) {
+        const Index steps = output[axis] - 1, taps = kernel[axis] - 1;
+        if (steps > kReachLimit / stride[axis] || taps > kReachLimit / dilation[axis] ||
+            steps * stride[axis] > kReachLimit - taps * dilation[axis])
+            throw py::value_error("geometry: windows reach too far on axis " + std::to_string(axis));
+    }
 }
 
 void check_field_count(const py::tuple& fields, std::size_t count) {
@@ -51,15 +86,18 @@ ConvGeometry conv_geometry(const py::tuple& fields) {
                          size_field(fields, 9, 0)};
     if (g.in_channels % g.groups != 0 || g.out_channels % g.groups != 0)
         throw py::value_error("geometry: channels are not multiples of groups");
+    check_reach(g.output, g.stride, g.kernel, g.dilation);
     return g;
 }
 
 PoolGeometry pool_geometry(const py::tuple& fields) {
     check_field_count(fields, 11);
-    return {index_field(fields, 0, 1), size_field(fields, 1, 1), size_field(fields, 2, 1),
-            size_field(fields, 3, 1),  size_field(fields, 4, 1), size_field(fields, 5, 1),
-            size_field(fields, 6, 0),  size_field(fields, 7, 0), fields[8].cast<bool>(),
-            fields[9].cast<bool>(),    fields[10].cast<Index>()};
+    const PoolGeometry g{index_field(fields, 0, 1), size_field(fields, 1, 1), size_field(fields, 2, 1),
+                         size_field(fields, 3, 1),  size_field(fields, 4, 1), size_field(fields, 5, 1),
+                         size_field(fields, 6, 0),  size_field(fields, 7, 0), bool_field(fields, 8),
+                         bool_field(fields, 9),     int_field(fields, 10)};
+    check_reach(g.output, g.stride, g.kernel, g.dilation);
+    return g;
 }
 
 using Shape = std::vector<Index>;
@@ -112,11 +150,16 @@ T* output(const char* name, py::array& array, const Shape& shape) {
     return static_cast<T*>(array.mutable_data());
 }
 
+// An optional array as it is: a cast would convert what is no array into one that nobody keeps.
+py::array as_array(const char* name, const py::object& object) {
+    if (!py::isinstance<py::array>(object))
+        throw py::type_error(std::string(name) + " must be an array or None");
+    return py::reinterpret_borrow<py::array>(object);
+}
+
 template <class T>
 const T* bias_data(const py::object& bias, Index channels) {
-    if (bias.is_none())
-        return nullptr;
-    return input<T>("bias", bias.cast<py::array>(), {channels});
+    return bias.is_none() ? nullptr : input<T>("bias", as_array("bias", bias), {channels});
 }
 
 Activation activation_of(int code) {
@@ -197,7 +240,7 @@ void bind_max_pool(const py::array& x, py::array y, const py::object& indices, c
         T* ys = output<T>("y", y, shape_of(g.planes, g.output));
         Index* where = nullptr;
         if (!indices.is_none()) {
-            auto array = indices.cast<py::array>();
+            py::array array = as_array("indices", indices);
             where = output<Index>("indices", array, shape_of(g.planes, g.output));
         }
         const int count = checked_threads(threads);
@@ -258,7 +301,7 @@ py::tuple available_isas() {
 }
 
 void set_isa(const std::string& name) {
-    if (select_tile_set(name.c_str()))
+    if (name.find('\0') == std::string::npos && select_tile_set(name.c_str()))
         return;
     std::string known;
     for (int i = 0; i < tile_set_count(); ++i)

@@ -142,7 +142,6 @@ def _axis_taps(geometry: ConvGeometry, axis: int) -> Iterator[tuple[int, slice, 
             yield t, slice(first, last + 1), slice(start, last * stride + offset + 1, stride)
 
 
-@lru_cache(maxsize=256)
 def pool_windows(geometry: PoolGeometry) -> tuple[AxisWindows, AxisWindows, AxisWindows]:
     """The windows of each axis, clipped to the input by arithmetic (a window may be far larger than its input)."""
     d, h, w = (_axis_windows(geometry, axis) for axis in range(3))
@@ -155,18 +154,14 @@ def _axis_windows(geometry: PoolGeometry, axis: int) -> AxisWindows:
     if geometry.adaptive:
         first = index * size // max(outputs, 1)
         count = -(-(index + 1) * size // max(outputs, 1)) - first
-        windows = AxisWindows(first, count, count)
-    else:
-        stride, dilation, kernel = geometry.stride[axis], geometry.dilation[axis], geometry.kernel_size[axis]
-        low, high = geometry.pad_low[axis], geometry.pad_high[axis]
-        start = index * stride - low
-        skipped = np.maximum(0, -(start // dilation))  # taps left of the input
-        inside = np.minimum(kernel, -((start - size) // dilation))  # taps left of its end
-        length = np.minimum(kernel, -((start - size - high) // dilation))
-        windows = AxisWindows(start + skipped * dilation, np.maximum(0, inside - skipped), length)
-    for array in windows:
-        array.flags.writeable = False
-    return windows
+        return AxisWindows(first, count, count)
+    stride, dilation, kernel = geometry.stride[axis], geometry.dilation[axis], geometry.kernel_size[axis]
+    low, high = geometry.pad_low[axis], geometry.pad_high[axis]
+    start = index * stride - low
+    skipped = np.maximum(0, -(start // dilation))  # taps left of the input
+    inside = np.minimum(kernel, -((start - size) // dilation))  # taps left of its end
+    length = np.minimum(kernel, -((start - size - high) // dilation))
+    return AxisWindows(start + skipped * dilation, np.maximum(0, inside - skipped), length)
 
 
 # --- building geometries ---------------------------------------------------------------------------------------------

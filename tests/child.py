@@ -48,7 +48,8 @@ def in_child(action: Callable[[Enter], Any], seconds: int = SECONDS) -> Any:
         return answer
     if kind == "raised":
         raise Died(answer)
-    how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit status {status}"
+    code = os.waitstatus_to_exitcode(status)
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     raise Died(f"{f'hung for {seconds} s' if how == 'SIGALRM' else how} at {answer}")
 
 

@@ -80,7 +80,8 @@ def _plain_array(op: str, argument: str, value: ArrayLike, library: str, xp: Any
         raise TypeError(
             f"{op}: {argument} is a {type(value).__name__}, other arguments are cupy arrays: move it first"
         )
-    if isinstance(value, np.ma.MaskedArray):
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if isinstance(first, np.ma.MaskedArray):
         raise TypeError(
             f"{op}: {argument} is a masked array, whose mask would be lost: pass {argument}.filled(...)"
         )

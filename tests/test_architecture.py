@@ -46,7 +46,7 @@ FLOORS = (
 )
 
 # Libraries that only one backend may import, and from which file or folder of fastconv/backends.
-HOMES = {"numba": "numba_cpu", "cupy": "cupy", "fastconv._native": "cpp"}
+HOMES = {"numba": "numba_cpu", "llvmlite": "numba_cpu", "cupy": "cupy", "fastconv._native": "cpp"}
 
 # Other optional libraries: imported where they are used, inside functions.
 LAZY = {"PIL", "matplotlib", "ml_dtypes", "safetensors", "skimage", "sklearn", "tqdm"}

@@ -174,12 +174,6 @@ def test_adaptive_windows_cover_the_axis():
         np.testing.assert_array_equal(found.length, found.inside)
 
 
-def test_windows_cannot_be_changed():
-    for window in pool_windows(pool(5, 2, 1, 0, 0, 1))[2]:
-        with pytest.raises(ValueError, match="read-only"):
-            window[0] = 0
-
-
 # --- geometries ---
 
 

@@ -462,6 +462,17 @@ def test_unpool_sizes(backend):
         unpool(2, output_size=3)
 
 
+@pytest.mark.parametrize("name", ["same", "same_lower"])
+def test_unpool_of_named_padding(name, backend):
+    x = image((2, 3, 8, 9))
+    values, indices = fastconv.max_pool2d(x, (3, 2), (2, 3), name, return_indices=True, backend=backend)
+    restored = fastconv.max_unpool2d(values, indices, (3, 2), (2, 3), name, backend=backend)
+    np.testing.assert_array_equal(
+        restored, fastconv.max_unpool2d(values, indices, (3, 2), (2, 3), output_size=x.shape, backend=backend)
+    )
+    assert restored.shape == x.shape
+
+
 def test_unpool_skips_empty_windows_and_keeps_the_last_of_equal_places(backend):
     x, indices = np.array([[[1.0, 2.0, 3.0]]]), np.array([[[1, -1, 1]]])
     assert fastconv.max_unpool1d(x, indices, 2, backend=backend).tolist() == [[[0, 3, 0, 0, 0, 0]]]

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -210,17 +210,35 @@ class Trainer:
             self.model.train(training)
 
     def _train_epoch(self) -> Row:
-        lr = self.learning_rate
         train = self._loaders["train"]
         batches = iter(train)
-        if self._sums is None:
-            self._sums = _Sums()
-        elif not hasattr(train, "load_state_dict"):  # which yields the same batches each time
-            batches = islice(batches, self._sums.batches, None)
         sums = self._sums
-        self.model.train()
+        if sums is None:
+            sums = self._sums = _Sums(lr=self.learning_rate)
+        elif not hasattr(train, "load_state_dict"):  # which yields the same batches each time
+            batches = islice(batches, sums.batches, None)
         started = time.perf_counter() - sums.seconds
-        with self._progress_bar(train, sums.batches) as bar:
+        try:
+            row = self._train_batches(batches, sums, started)
+            if "val" in self._loaders:
+                row.update({f"val_{k}": value for k, value in self._evaluate(self._loaders["val"]).items()})
+                if not math.isfinite(row["val_loss"]):
+                    raise NonFiniteLossError(
+                        f"epoch {row['epoch']}: the validation loss is {row['val_loss']}"
+                    )
+        finally:  # also of an epoch that broke off: the next fit begins it anew
+            self._sums = None
+            if isinstance(batches, Generator):
+                batches.close()
+        row.update(lr=sums.lr, seconds=time.perf_counter() - started)
+        self.epoch += 1
+        self.history.append(row)
+        self._call("on_epoch_end", row)
+        return row
+
+    def _train_batches(self, batches: Iterator[Batch], sums: _Sums, started: float) -> Row:
+        self.model.train()
+        with self._progress_bar(self._loaders["train"], sums.batches) as bar:
             for inputs, targets in batches:
                 outputs, loss = self._train_step(inputs, targets)
                 self.step += 1
@@ -232,17 +250,7 @@ class Trainer:
                     bar.update()
         if not sums.samples:
             raise ValueError("Trainer.fit: the training data hold no batch")
-        row: Row = {"epoch": self.epoch + 1, **sums.means()}
-        if "val" in self._loaders:
-            row.update({f"val_{name}": value for name, value in self._evaluate(self._loaders["val"]).items()})
-            if not math.isfinite(row["val_loss"]):
-                raise NonFiniteLossError(f"epoch {self.epoch + 1}: the validation loss is {row['val_loss']}")
-        row.update(lr=lr, seconds=time.perf_counter() - started)
-        self._sums = None
-        self.epoch += 1
-        self.history.append(row)
-        self._call("on_epoch_end", row)
-        return row
+        return {"epoch": self.epoch + 1, **sums.means()}
 
     def _train_step(self, inputs: Any, targets: Any) -> tuple[Any, float]:
         """Outputs and loss of one batch, after which the parameters are updated."""
@@ -276,21 +284,23 @@ class Trainer:
             The training ``loss`` of the batch and, with ``val``, ``val_loss``.
         """
         train, val = self._batches(train, shuffle=True), self._batches(val) if val is not None else None
-        self._loaders = {"train": train} if val is None else {"train": train, "val": val}
-        awaited, self._loader_states = self._loader_states, {}
+        loaders, loader_states = self._loaders, self._loader_states
+        self._loaders, self._loader_states = {"train": train, **({} if val is None else {"val": val})}, {}
         saved = copy.deepcopy(self.state_dict())
         with self._fitting():
             try:
                 self.model.train()
-                inputs, targets = next(iter(train))
-                result = {"loss": self._train_step(inputs, targets)[1]}
+                batch = next(iter(train), None)
+                if batch is None:
+                    raise ValueError("Trainer.dry_run: the training data hold no batch")
+                result = {"loss": self._train_step(*batch)[1]}
                 if val is not None:
                     result["val_loss"] = self._evaluate(islice(val, 1))["loss"]
             finally:
                 self.optimizer.zero_grad()
                 self.load_state_dict(saved)
                 self._restore_loaders()
-                self._loader_states = awaited
+                self._loaders, self._loader_states = loaders, loader_states
         return result
 
     # --- using the model ---
@@ -464,7 +474,9 @@ class Trainer:
         if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
             data = ArrayDataset(*data)
         if isinstance(data, ArrayDataset):
-            return DataLoader(data, self.batch_size, shuffle=shuffle, rng=self.rng if shuffle else None)
+            # Where nothing is shuffled nothing is drawn, and any generator will do.
+            rng = self.rng if shuffle else np.random.default_rng(0)
+            return DataLoader(data, self.batch_size, shuffle=shuffle, rng=rng)
         if isinstance(data, Iterator):
             raise TypeError(f"Trainer: the data must be iterable more than once, got a {type(data).__name__}")
         if not isinstance(data, Iterable):
@@ -507,6 +519,7 @@ class _Sums:
     loss: float = 0.0
     labels: int = 0
     right: int = 0
+    lr: float = 0.0  # at the start of the epoch
     seconds: float = 0.0
 
     def add(self, outputs: Any, targets: Any, loss: float) -> None:

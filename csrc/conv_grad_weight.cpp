@@ -82,6 +82,8 @@ private:
         const Index group = owner / blocks_, first = owner % blocks_ * width_;
         const Index plane = volume(source_size_);
         const Index units = g_.batch * chunks_;
+        // A longer step has no second element to go to, but its pointer would overflow.
+        const Index step = std::min(plan_.axes[2].step, source_size_[2]);
         T* turned = workspace<T>(Slot::panels, chunk_ * width_);
         std::vector<Segment> segments;
         std::vector<std::size_t> ends(static_cast<std::size_t>(taps_));
@@ -101,7 +103,7 @@ private:
                     const std::size_t begin = t == 0 ? 0 : ends[t - 1];
                     if (begin == ends[t] && !fresh)
                         continue;
-                    tile_.outer(x + c * plane, plane, plan_.axes[2].step, turned, segments.data() + begin,
+                    tile_.outer(x + c * plane, plane, step, turned, segments.data() + begin,
                                 static_cast<Index>(ends[t] - begin), sums + (c * taps_ + t) * width_,
                                 taps_ * width_, rows, vectors_, fresh);
                 }

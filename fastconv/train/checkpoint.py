@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ VERSION = 1
 SUFFIXES = (".safetensors", ".npz")
 
 _HEADER_ENTRY = "__header__"  # of the .npz form: the JSON as bytes
+_RESERVED = {_HEADER_ENTRY, "__metadata__"}
 _SAFETENSORS_ITEMSIZE = {
     "BOOL": 1,
     "I8": 1,
@@ -75,13 +77,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     arrays: Arrays = {}
     tree = _pack(state, "", arrays)
     header = json.dumps({"format": FORMAT, "version": VERSION, "state": tree}, allow_nan=False)
-    if suffix == ".npz":
-        buffer = io.BytesIO()
-        members: dict[str, Any] = {_HEADER_ENTRY: np.frombuffer(header.encode(), np.uint8), **arrays}
-        np.savez(buffer, **members)
-        data = buffer.getvalue()
-    else:
-        data = _safetensors().save(arrays, {FORMAT: header})
+    data = _npz(header, arrays) if suffix == ".npz" else _safetensors().save(arrays, {FORMAT: header})
     write_atomically(path, data)
 
 
@@ -172,7 +168,8 @@ def _join(name: str, key: object) -> str:
 def _store(value: NDArray[Any] | np.generic[Any], name: str, arrays: Arrays) -> str:
     if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
         raise TypeError(f"save_checkpoint: {name} has dtype {value.dtype}, which cannot be stored")
-    while name in arrays:  # {"a.b": x, "a": {"b": y}}
+    name = re.sub(r"[^\w.'-]", "_", name)  # what an archive may not take as the name of a file
+    while name in arrays or name in _RESERVED:  # {"a.b": x, "a": {"b": y}}
         name += "'"
     # safetensors writes the memory as it lies: it must be contiguous and in little-endian order.
     arrays[name] = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
@@ -257,6 +254,16 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(set(names)) != len(names):
         raise ValueError(f"duplicate keys: {sorted({name for name in names if names.count(name) > 1})}")
     return dict(pairs)
+
+
+def _npz(header: str, arrays: Arrays) -> bytes:
+    """As `numpy.savez` writes it, but with any names, and the same bytes each time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in {_HEADER_ENTRY: np.frombuffer(header.encode(), np.uint8), **arrays}.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _read_npz(data: bytes) -> tuple[str, Arrays]:

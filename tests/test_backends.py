@@ -425,3 +425,28 @@ print("served")
 def test_fork_after_threads_have_run(threaded_backend):
     isa = importlib.import_module("fastconv._native").get_isa() if threaded_backend == "cpp" else ""
     assert run_python(FORK, TESTED_BACKEND=threaded_backend, FASTCONV_ISA=isa) == "served"
+
+
+INTERRUPT = """
+import os, signal, threading, time
+import numpy as np
+import fastconv
+
+# Some ten seconds of work, with one thread and without vector instructions.
+x, weight = np.ones((8, 512, 32, 32), np.float32), np.ones((512, 512, 7, 7), np.float32)
+out = np.empty((8, 512, 26, 26), np.float32)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+begin = time.monotonic()
+try:
+    fastconv.conv2d(x, weight, out=out, backend="cpp")
+except KeyboardInterrupt:
+    print("interrupted" if time.monotonic() - begin < 2.5 else "too late")
+assert fastconv.conv2d(x[:1, :, :7, :7], weight[:1], backend="cpp").item() == 512 * 49
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in the way of POSIX")
+def test_interrupt_of_a_long_compiled_kernel():
+    if fastconv.available_backends()["cpp"] is not True:
+        pytest.skip("there is no compiled backend here")
+    assert run_python(INTERRUPT, FASTCONV_ISA="baseline", FASTCONV_NUM_THREADS="1") == "interrupted"

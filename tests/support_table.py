@@ -137,15 +137,15 @@ def probe(operation: Callable[[Probe], None], ndim: int, dtype: Any, backend: st
 def row(name: str) -> str:
     cells, gradient = [], ""
     for backend in BACKENDS:
-        codes = []
+        complete, forward_only = [], []
         for code, dtypes in DTYPES.items():
             probes = [probe(OPERATIONS[name], n, dtype, backend) for n in (1, 2, 3) for dtype in dtypes]
             gradient = max(p.gradient_name for p in probes) or gradient
             if all(p.gradient_works for p in probes):
-                codes.append(code)
+                complete.append(code)
             elif all(p.forward_works for p in probes):
-                codes.append(f"({code})")
-        cells.append(" ".join(codes))
+                forward_only.append(code)
+        cells.append(" ".join(complete) + (f" ({' '.join(forward_only)})" if forward_only else ""))
     gradient = f"`{gradient}`" if gradient else ""
     return f"| `{name}` | {gradient} | " + " | ".join(cells) + " |\n"
 

@@ -379,7 +379,7 @@ def _plain_loader(images: data.ArrayDataset, settings: dict[str, Any]) -> data.D
 
 
 def _where() -> str:
-    name = backends.resolve("fastconv", None, "numpy")[0]
+    name = backends.resolve("FASTCONV_BACKEND", None, "numpy")[0]
     threads = fastconv.get_num_threads()
     return f"backend {name}, {threads} thread{'s' if threads != 1 else ''}"
 

@@ -59,7 +59,7 @@ def learning_curve(
         ax.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
     ax.set_xlabel("epoch")
     ax.set_ylabel(column)
-    ax.locator_params(axis="x", integer=True)
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1)
     ax.grid(alpha=0.3)
     if len(drawn) > 1:
         ax.legend()

@@ -166,8 +166,10 @@ class Trainer:
         ------
         NonFiniteLossError
             The loss became NaN or infinite.
+        CheckpointError
+            A loaded state is of other loaders.
         ValueError
-            More epochs than ``epochs`` are complete, or a loaded state is of other loaders.
+            More epochs than ``epochs`` are complete, or there is no batch.
         """
         if epochs < self.epoch:
             raise ValueError(
@@ -461,10 +463,13 @@ class Trainer:
             if loader is None:  # no validation this time
                 continue
             if not hasattr(loader, "load_state_dict"):
-                raise ValueError(
-                    f"Trainer.fit: the loaded state needs a {name} loader that takes up its state"
+                raise CheckpointError(
+                    f"the loaded state is of a {name} loader with a state, this one has none"
                 )
-            loader.load_state_dict(state)
+            try:
+                loader.load_state_dict(state)
+            except (ValueError, LookupError, TypeError) as error:
+                raise CheckpointError(f"the loaded state is of another {name} loader: {error}") from error
         self._loader_states = {}
 
     # --- around it ---

@@ -47,8 +47,9 @@ public:
           result_size_(forward.result_size), x_(x), grad_y_(grad_y), tile_(tiles<T>()),
           vectors_(outer_vectors<T>(g.group_outputs())), width_(vectors_ * tile_.lanes),
           inputs_(g.group_inputs()), outputs_(g.group_outputs()), taps_(volume(g.kernel)),
-          pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_) {
-        chunk_ = std::clamp<Index>(65536 / (inputs_ * plan_.axes[2].step), 64, 512);
+          pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_),
+          step_(std::min(plan_.axes[2].step, source_size_[2])) {
+        chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, 512);
         chunks_ = ceil_div(pixels_, chunk_);
         const Index owners = g.groups * blocks_;
         const Index affordable =
@@ -82,8 +83,6 @@ private:
         const Index group = owner / blocks_, first = owner % blocks_ * width_;
         const Index plane = volume(source_size_);
         const Index units = g_.batch * chunks_;
-        // A longer step has no second element to go to, but its pointer would overflow.
-        const Index step = std::min(plan_.axes[2].step, source_size_[2]);
         T* turned = workspace<T>(Slot::panels, chunk_ * width_);
         std::vector<Segment> segments;
         std::vector<std::size_t> ends(static_cast<std::size_t>(taps_));
@@ -103,7 +102,7 @@ private:
                     const std::size_t begin = t == 0 ? 0 : ends[t - 1];
                     if (begin == ends[t] && !fresh)
                         continue;
-                    tile_.outer(x + c * plane, plane, step, turned, segments.data() + begin,
+                    tile_.outer(x + c * plane, plane, step_, turned, segments.data() + begin,
                                 static_cast<Index>(ends[t] - begin), sums + (c * taps_ + t) * width_,
                                 taps_ * width_, rows, vectors_, fresh);
                 }
@@ -147,6 +146,9 @@ private:
     const Tiles<T>& tile_;
     const int vectors_;
     const Index width_, inputs_, outputs_, taps_, pixels_, blocks_, partial_;
+    // Of x along a row. One beyond the row has no second element to go to, and products with it would
+    // overflow.
+    const Index step_;
     Index chunk_, chunks_, parts_;
 };
 

@@ -422,6 +422,29 @@ def test_ctrl_c(train, images, tmp_path):
     assert states_equal(load_checkpoint(tmp_path / path), load_checkpoint(tmp_path / "whole/checkpoint.npz"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_progress_bar_on_a_terminal(images, tmp_path):
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    options = ["--data", images, "--epochs", 2, "--no-plots", "--format", "npz"]
+    process = start("train", "fashion-mnist", *options, cwd=tmp_path, stderr=theirs)
+    os.close(theirs)
+    out, _ = process.communicate(timeout=120)
+    seen = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert "epoch 2/2:" in seen
+    assert "0/1 [" in seen
+    assert "epoch 2/2" not in out
+    assert "\r" not in out
+
+
 @pytest.mark.smoke
 def test_info_version_and_help():
     for arguments, words in (

@@ -166,7 +166,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     history_files = _HistoryFiles(folder)
     saving = [train.Checkpoint(path, metadata=settings), history_files]
-    trainer, loader = _trainer(learn, settings, task, saving)
+    trainer, loader = _trainer(learn, settings, saving)
     if resumed is not None:
         try:
             trainer.load_state_dict(resumed)
@@ -199,7 +199,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _trainer(
-    learn: data.ArrayDataset, settings: dict[str, Any], task: Task, saving: Sequence[train.Callback]
+    learn: data.ArrayDataset, settings: dict[str, Any], saving: Sequence[train.Callback]
 ) -> tuple[train.Trainer, data.DataLoader]:
     """Everything that a training consists of, in its state before the first step."""
     weights_seed, data_seed = np.random.SeedSequence(settings["seed"]).spawn(2)
@@ -210,12 +210,12 @@ def _trainer(
         learn,
         settings["batch_size"],
         shuffle=True,
-        transform=data.Compose(data.RandomShift(task.shift), normalize) if task.shift else normalize,
+        transform=data.Compose(data.RandomShift(settings["shift"]), normalize),
         rng=rng,
         prefetch=2,
     )
     optimizer = optim.Adam(model.parameters(), lr=settings["lr"])
-    schedule = train.LearningRateSchedule(optim.ExponentialLR(optimizer, task.gamma))
+    schedule = train.LearningRateSchedule(optim.ExponentialLR(optimizer, settings["gamma"]))
     trainer = train.Trainer(model, nn.CrossEntropyLoss(), optimizer, callbacks=[schedule, *saving], rng=rng)
     return trainer, loader
 
@@ -236,6 +236,7 @@ def _training_settings(
     else:
         defaults = {"batch_size": task.batch_size, "lr": task.lr, "seed": 0, "dtype": "float32"}
         settings = {"task": arguments.task, "model": "lenet", "epochs": task.epochs}
+        settings |= {"gamma": task.gamma, "shift": task.shift}
         for name in SETTINGS:
             given = getattr(arguments, name)
             settings[name] = defaults[name] if given is None else given
@@ -329,6 +330,8 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "epochs": _count,
     "batch_size": _count,
     "lr": lambda value: _number(value) and value > 0,
+    "gamma": lambda value: _number(value) and value > 0,
+    "shift": lambda value: type(value) is int and 0 <= value <= 28,
     "seed": lambda value: type(value) is int and value >= 0,
     "dtype": lambda value: value in ("float32", "float64"),
     "mean": _number,

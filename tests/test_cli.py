@@ -333,6 +333,8 @@ def test_wrong_checkpoints(run, train, images, tmp_path):
         *(("task", value) for value in ("cifar", ["digits"], {"a": 1})),
         *(("classes", value) for value in ([], [1] * 10, ["a"] * 9)),
         *(("std", value) for value in (0.0, "1", float("inf"))),
+        *(("shift", value) for value in (-1, 1.0, 10**9)),
+        ("gamma", 0.0),
         ("seed", -1),
         ("epochs", True),
         ("dtype", "object"),

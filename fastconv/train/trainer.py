@@ -182,21 +182,19 @@ class Trainer:
         self._restore_loaders()
         with self._fitting():
             self._call("on_fit_begin")
-            if self.verbose and self.finished:
-                print(
-                    f"nothing to train: {self.stop_reason or f'{self.epoch} of {epochs} epochs are complete'}"
+            if self.finished:
+                self._say(
+                    "nothing to train:", self.stop_reason or f"{epochs} of {epochs} epochs are complete"
                 )
-            first = True
+            header = True
             while not self.finished:
                 row = self._train_epoch()
-                if self.verbose:
-                    print(
-                        table_line(row) if not first else f"{table_header(row)}\n{table_line(row)}",
-                        flush=True,
-                    )
-                first = False
-                if self.verbose and self.stop_reason is not None:
-                    print(f"stopped: {self.stop_reason}")
+                if header:
+                    self._say(table_header(row))
+                    header = False
+                self._say(table_line(row))
+                if self.stop_reason is not None:
+                    self._say("stopped:", self.stop_reason)
             self._call("on_fit_end")
         return self.history
 
@@ -490,6 +488,10 @@ class Trainer:
                 f"batches, got {type(data).__name__}"
             )
         return data
+
+    def _say(self, *words: str) -> None:
+        if self.verbose:
+            print(*words, flush=True)
 
     def _call(self, event: str, *args: Any) -> None:
         for callback in sorted(self.callbacks, key=lambda callback: callback.order):

@@ -1,4 +1,4 @@
-"""Runs a function in a forked child, so that a crash, a hang or a runaway allocation ends only that, named."""
+"""Runs a function in a forked child, so that a crash, a hang or a huge allocation ends only that, named."""
 
 import ctypes
 import faulthandler

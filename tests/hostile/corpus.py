@@ -235,7 +235,7 @@ ODD_INTS = {
     "()": "ShapeError: ... has 0 values, expected one int or 2, got ()",
     "np.array([], int)": "ShapeError: ... has 0 values, expected one int or 2, got array([], dtype=int64)",
     "[1, 1, 1]": "ShapeError: ... has 3 values, expected one int or 2, got [1, 1, 1]",
-    "np.ones(10**6, int)": "ShapeError: ... has 1000000 values, expected one int or 2, got array([1, 1, 1, ...",
+    "np.ones(10**6, int)": "ShapeError: ... has 1000000 values, expected one int or 2, got array([...",
     "[1, 1.5]": "TypeError: ... must be an int, got 1.5",
     "[1, True]": "TypeError: ... must be an int, got True",
     "[1, -1]": "ShapeError: ... must be at least {low}, got -1",

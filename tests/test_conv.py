@@ -114,23 +114,24 @@ class TestTails:
         ))  # fmt: skip
 
 
-LONG_SUMS = (
-    ("conv_forward", ((1, 512, 4, 5), (5, 512, 3, 3), 1, 1, 1, 1)),
-    ("conv_forward", ((1, 64, 12, 13), (4, 32, 5, 5), 1, 2, 1, 2)),
-    ("conv_grad_input", ((1, 5, 4, 5), (512, 5, 3, 3), 1, 1, 1, 1)),
-    ("conv_grad_input", ((2, 192, 7, 6), (64, 192, 3, 3), 1, 1, 1, 1)),
-    ("conv_grad_weight", ((8, 2, 57, 59), (3, 2, 3, 2), 1, 1, 1, 1)),
-    ("conv_grad_weight", ((4, 3, 112, 112), (8, 3, 3, 3), 1, 1, 1, 1)),
-    ("conv_grad_weight", ((8, 8, 56, 55), (8, 4, 3, 3), 1, 1, 1, 2)),
-    ("conv_grad_weight", ((16, 7, 28, 28), (9, 7, 1, 1), 1, 0, 1, 1)),
-    ("conv_grad_weight", ((8, 2, 57, 59), (2, 1, 3, 3), 1, 1, 1, 2)),
-    ("conv_grad_weight", ((4, 2, 225, 223), (2, 1, 3, 3), 2, 1, 1, 2)),
-)
+LONG_SUMS = {
+    "forward-deep": ("conv_forward", ((1, 512, 4, 5), (5, 512, 3, 3), 1, 1, 1, 1)),
+    "forward-grouped": ("conv_forward", ((1, 64, 12, 13), (4, 32, 5, 5), 1, 2, 1, 2)),
+    "input-deep": ("conv_grad_input", ((1, 5, 4, 5), (512, 5, 3, 3), 1, 1, 1, 1)),
+    "input-wide": ("conv_grad_input", ((2, 192, 7, 6), (64, 192, 3, 3), 1, 1, 1, 1)),
+    "weight-few-channels": ("conv_grad_weight", ((8, 2, 57, 59), (3, 2, 3, 2), 1, 1, 1, 1)),
+    "weight-first-layer": ("conv_grad_weight", ((4, 3, 112, 112), (8, 3, 3, 3), 1, 1, 1, 1)),
+    "weight-grouped": ("conv_grad_weight", ((8, 8, 56, 55), (8, 4, 3, 3), 1, 1, 1, 2)),
+    "weight-pointwise": ("conv_grad_weight", ((16, 7, 28, 28), (9, 7, 1, 1), 1, 0, 1, 1)),
+    "weight-depthwise": ("conv_grad_weight", ((8, 2, 57, 59), (2, 1, 3, 3), 1, 1, 1, 2)),
+    "weight-depthwise-strided": ("conv_grad_weight", ((4, 2, 225, 223), (2, 1, 3, 3), 2, 1, 1, 2)),
+}
 
 
-@pytest.mark.parametrize(("kernel", "arguments"), LONG_SUMS)
-def test_long_sums_keep_the_bound(kernel, arguments, backend):
+@pytest.mark.parametrize("name", LONG_SUMS)
+def test_long_sums_keep_the_bound(name, backend):
     """Thousands of positive products: the error of a plain running sum in float32 would break the bound."""
+    kernel, arguments = LONG_SUMS[name]
     geometry = conv_geometry("conv2d", 2, *arguments)
     check_kernel(load(backend), problem(kernel, geometry, "float32", data="positive"))
 

@@ -49,7 +49,7 @@ public:
           inputs_(g.group_inputs()), outputs_(g.group_outputs()), taps_(volume(g.kernel)),
           pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_),
           step_(std::min(plan_.axes[2].step, source_size_[2])) {
-        chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, 512);
+        chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, 256);
         chunks_ = ceil_div(pixels_, chunk_);
         const Index owners = g.groups * blocks_;
         const Index affordable =

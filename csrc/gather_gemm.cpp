@@ -15,8 +15,9 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kDepthOfChunk =
-    1024; // rows of a panel: 48 pixels x 1024 x 4 bytes are a fifth of a 1 MB cache
+// Rows of a panel: several panels fit the second-level cache, and no running sum is so long that rounding
+// adds up.
+constexpr Index kDepthOfChunk = 256;
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
 

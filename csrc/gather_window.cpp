@@ -11,6 +11,7 @@ namespace {
 
 constexpr Index kFewChannels = 4;           // the tile's results
 constexpr Index kMostProducts = 4096;       // per result: their offsets stay in the first-level cache
+constexpr Index kLongestSum = 256;          // of products, lest rounding adds up
 constexpr Index kDepthwiseBytes = 96 << 10; // of a window; one source channel serves few results
 constexpr Index kDenseBytes = 384 << 10;
 constexpr Index kWorkPerTask = 1 << 15; // multiply-adds
@@ -65,9 +66,6 @@ public:
             WeightedRows<T> call{};
             call.src = window;
             call.src_stride = layout_.row_stride;
-            call.offsets = layout_.offsets.data();
-            call.weights = weights_.data() + (group * p_.results + first) * products_;
-            call.products = products_;
             call.results = static_cast<int>(results);
             call.dst = scattered ? staged : y;
             call.dst_stride = scattered ? b.columns : row;
@@ -76,7 +74,15 @@ public:
             call.columns = b.columns;
             call.bias = p_.bias == nullptr ? nullptr : p_.bias + channel;
             call.activation = p_.activation;
-            tile_.weighted_rows(call);
+            const T* weights = weights_.data() + (group * p_.results + first) * products_;
+            for (Index product = 0; product < products_; product += kLongestSum) {
+                call.offsets = layout_.offsets.data() + product;
+                call.weights = weights + product * results;
+                call.products = std::min(kLongestSum, products_ - product);
+                call.first = product == 0;
+                call.last = product + call.products == products_;
+                tile_.weighted_rows(call);
+            }
             if (!in_tile(p_.activation))
                 for_each_row(call, [&](Index, Index, T* values) {
                     for (Index j = 0; j < b.columns; ++j)

@@ -7,6 +7,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <thread>
 
 #if defined(FASTCONV_OPENMP)
 #include <omp.h>
@@ -77,7 +78,9 @@ void Parallel::run_erased(Index tasks, int threads, Erased body, const void* con
         }
     };
 
-    const int workers = static_cast<int>(std::min<Index>(threads, tasks));
+    // OpenMP's library ends the process where it cannot start a thread, so nobody gets thousands.
+    static const int most = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
+    const int workers = static_cast<int>(std::min<Index>(std::min(threads, most), tasks));
 #if defined(FASTCONV_OPENMP)
     if (workers > 1) {
 #pragma omp parallel num_threads(workers)

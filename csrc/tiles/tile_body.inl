@@ -262,7 +262,7 @@ INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, con
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < V; ++j)
-            sums[i][j] = first ? Vector<T>{} : load(d + i * d_stride + j * L);
+            sums[i][j] = Vector<T>{};
     for (Index s = 0; s < segment_count; ++s) {
         const T* xs = x + segments[s].x_offset;
         const T* gs = g + segments[s].g_offset;
@@ -286,7 +286,7 @@ INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, con
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < V; ++j)
-            store(d + i * d_stride + j * L, sums[i][j]);
+            store(d + i * d_stride + j * L, first ? sums[i][j] : sums[i][j] + load(d + i * d_stride + j * L));
 }
 
 // All rows, by blocks of ever fewer: as many as leave room in the registers, at most 12.
@@ -331,7 +331,7 @@ INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c)
-            sums[i][c] = call.bias != nullptr ? broadcast(call.bias[i]) : Vector<T>{};
+            sums[i][c] = Vector<T>{};
     const T* weights = call.weights;
     for (Index p = 0; p < call.products; ++p, weights += R) {
         const T* row = src + call.offsets[p];
@@ -352,7 +352,14 @@ INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
             T* y = dst + i * call.result_stride + c * dst_step;
-            const Vector<T> v = activate<T>(sums[i][c], call.activation);
+            Vector<T> v = sums[i][c];
+            if (!call.first)
+                v += load_lanes<T>(y, 0, lanes);
+            if (call.last) {
+                if (call.bias != nullptr)
+                    v += broadcast(call.bias[i]);
+                v = activate<T>(v, call.activation);
+            }
             if (lanes == kLanes<T>)
                 store(y, v);
             else
@@ -402,7 +409,7 @@ INLINE void tap_products(const T* g, Index g_stride, const T* src, Index src_str
     Vector<T> total[TAPS];
 #pragma GCC unroll 4
     for (int i = 0; i < TAPS; ++i)
-        total[i] = load(sums + i * L);
+        total[i] = Vector<T>{};
     for (Index r = 0; r < rows; ++r, g += g_stride, src += src_stride) {
         Index j = 0;
         for (; j + L <= count; j += L) {
@@ -420,7 +427,7 @@ INLINE void tap_products(const T* g, Index g_stride, const T* src, Index src_str
     }
 #pragma GCC unroll 4
     for (int i = 0; i < TAPS; ++i)
-        store(sums + i * L, total[i]);
+        store(sums + i * L, load(sums + i * L) + total[i]);
 }
 
 template <class T>

@@ -42,9 +42,10 @@ struct Segment {
 };
 
 // Rows of results as weighted sums of rows of a window, for `results` channels that share it:
-//     dst[i*result_stride + r*dst_stride + j] = activation(bias[i] + sum over p in [0, products) of
-//         weights[p*results + i] * src[r*src_stride + offsets[p] + j])
-// for r in [0, rows), j in [0, columns). src may be read up to one vector beyond its last element.
+//     dst[i*result_stride + r*dst_stride + j] (+)= sum over p in [0, products) of
+//         weights[p*results + i] * src[r*src_stride + offsets[p] + j]
+// for r in [0, rows), j in [0, columns). Sums may come in several parts: the first overwrites, and bias and
+// activation come with the last. src may be read up to one vector beyond its last element.
 template <class T>
 struct WeightedRows {
     const T* src;
@@ -56,6 +57,7 @@ struct WeightedRows {
     T* dst;
     Index dst_stride, result_stride;
     Index rows, columns;
+    bool first, last;
     const T* bias; // or null
     Activation activation;
 };

@@ -1,0 +1,80 @@
+"""Draws what compare.py measured: ``python benchmarks/plot.py results.json comparison.png``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+NAMES = {
+    "torch": "PyTorch",
+    "torch_cl": "PyTorch channels_last",
+    "ort": "ONNX Runtime",
+    "numpy": "NumPy im2col + BLAS",
+}
+
+
+def geometric_means(rows: list[dict[str, Any]], ours: str) -> dict[str, dict[str, float]]:
+    """Group -> peer -> geometric mean of the peer's time over ours."""
+    logs: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for peer, seconds in row["seconds"].items():
+            if peer != ours:
+                group = logs.setdefault(row["group"], {})
+                group.setdefault(peer, []).append(math.log(seconds / row["seconds"][ours]))
+    return {
+        group: {peer: math.exp(statistics.fmean(values)) for peer, values in peers.items()}
+        for group, peers in logs.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("picture", type=Path)
+    args = parser.parse_args()
+    results = json.loads(args.results.read_text())
+    arguments, machine = results["arguments"], results["machine"]
+    means = geometric_means(results["rows"], f"fastconv[{arguments['backend']}]")
+    peers = [peer for peer in NAMES if any(peer in group for group in means.values())]
+
+    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    width = 0.8 / len(peers)
+    for i, peer in enumerate(peers):
+        places = [
+            j + (i - (len(peers) - 1) / 2) * width for j, group in enumerate(means) if peer in means[group]
+        ]
+        heights = [group[peer] for group in means.values() if peer in group]
+        bars = axes.bar(places, heights, width * 0.92, label=NAMES[peer])
+        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(
+        range(len(means)), [group.replace(" ", "\n", 1).replace("_", " ") for group in means], fontsize=8
+    )
+    axes.set_ylabel("times faster than the peer")
+    instructions = machine["config"]["backends"]["cpp"]["instruction set"].split()[0]
+    axes.set_title(
+        f"Geometric mean over the layers, batch {arguments['batch']}, {arguments['threads']} threads, "
+        f"{arguments['dtype']}, {machine['processor']} ({instructions})",
+        fontsize=9,
+    )
+    axes.legend(fontsize=8, ncols=len(peers), frameon=False, loc="upper left")
+    axes.margins(y=0.15)
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.picture, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

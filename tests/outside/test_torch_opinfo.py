@@ -171,6 +171,22 @@ def magnitude(operator: Operator, sample: SampleInput, expected: Results) -> Res
     return Results([y.abs() for y in results.outputs], grad_output, [g.abs() for g in results.gradients])
 
 
+@functools.cache
+def expectations(operator: Operator, dtype: torch.dtype) -> list[tuple[SampleInput, Results, Results]]:
+    """Return the samples with what PyTorch computes and its magnitude; computed once for all backends."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the arrays are tiny
+    try:
+        samples = list(operator.samples(dtype))
+        results = [torch_call(operator, sample) for sample in samples]
+        sizes = [magnitude(operator, *pair) for pair in zip(samples, results, strict=True)]
+    finally:
+        torch.set_num_threads(threads)
+    assert samples
+    return list(zip(samples, results, sizes, strict=True))
+
+
 def _torch_call(
     operator: Operator,
     sample: SampleInput,
@@ -270,13 +286,8 @@ def check(actual: Array, expected: torch.Tensor, size: torch.Tensor, dtype: torc
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("operator", OPERATORS, ids=str)
 def test_samples(operator: Operator, dtype: torch.dtype, backend: str) -> None:
-    torch.manual_seed(0)
-    samples = list(operator.samples(dtype))
-    assert samples
-    for number, sample in enumerate(samples):
+    for number, (sample, expected, size) in enumerate(expectations(operator, dtype)):
         what = f"{operator} sample {number}: {sample.summary()}"
-        expected = torch_call(operator, sample)
-        size = magnitude(operator, sample, expected)
         call = fastconv_call(operator, sample)
         result = operator.in_fastconv(*call.args, **call.kwargs, backend=backend)
         outputs = result if isinstance(result, tuple) else (result,)
@@ -293,9 +304,7 @@ def test_samples(operator: Operator, dtype: torch.dtype, backend: str) -> None:
 @pytest.mark.parametrize("operator", [o for o in OPERATORS if str(o).endswith("d-grad")], ids=str)
 def test_max_unpool_is_transposed(operator: Operator, backend: str) -> None:
     """Unpooling has the inner products that PyTorch's gradient demands, and is max pooling's gradient."""
-    torch.manual_seed(0)
-    for sample in operator.samples(torch.float64):  # these have no index twice
-        expected = torch_call(operator, sample)
+    for sample, expected, _ in expectations(operator, torch.float64):  # these have no index twice
         call = fastconv_call(operator, sample)
         x, indices = call.arguments["input"], call.arguments["indices"]
         unpooled = operator.in_fastconv(*call.args, **call.kwargs, backend=backend)

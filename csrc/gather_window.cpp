@@ -137,7 +137,7 @@ void gather_window(const GatherProblem<T>& p, int threads) {
     }
     const Index planes = p.batch * p.groups;
     work *= p.sources * p.results;
-    const int workers = worthwhile_threads(work * planes, threads);
+    const int workers = worthwhile_threads(kMemoryBound * work * planes, threads);
     // Where there are planes enough a task does all blocks of some, so that a plane is read into cache once.
     if (planes >= kTasksPerThread * workers) {
         const Index per_task = std::clamp<Index>(kWorkPerTask / std::max<Index>(work, 1), 1, 64);

@@ -33,11 +33,16 @@ private:
     static void run_erased(Index tasks, int threads, Erased body, const void* context);
 };
 
-// How many of `threads` are worth their start, some microseconds each, for this many multiply-adds.
+// How many of `threads` are worth their start for this many multiply-adds of a matrix product. A start costs
+// some microseconds on idle processors, but a time slice or two where another program holds one: so kernels
+// of a tenth of a millisecond, which come by the thousand when a small network trains, stay on their caller.
 inline int worthwhile_threads(Index multiply_adds, int threads) {
-    constexpr Index kPerThread = Index{1} << 20; // about 10 microseconds
+    constexpr Index kPerThread = Index{1} << 24; // about 0.15 milliseconds
     return static_cast<int>(std::min<Index>(threads, 1 + multiply_adds / kPerThread));
 }
+
+// Work that is bound by memory, in multiply-adds that take as long.
+constexpr Index kMemoryBound = 8;
 
 // Memory for packed operands: aligned, kept by its thread from call to call, never shared between threads.
 // Each slot is one array; asking again may move it.

@@ -38,7 +38,7 @@ void window_grad_weight(const GatherProblem<T>& p, T* grad_weight, int threads) 
                 result_plane = volume(p.result_size);
     const Index pairs = p.results * p.sources, sums_size = pairs * taps * tile.lanes;
     const Index work = p.batch * p.groups * plan.outputs() * taps * pairs;
-    const int workers = worthwhile_threads(work, threads);
+    const int workers = worthwhile_threads(kMemoryBound * work, threads);
     const Index parts = std::min(p.batch, ceil_div(kTasksWanted, p.groups));
 
     T* all_sums = workspace<T>(Slot::partial, p.groups * parts * sums_size);

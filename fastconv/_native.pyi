@@ -7,7 +7,13 @@ from fastconv.geometry import ConvGeometry, PoolGeometry
 _Array = NDArray[Any]
 
 def conv_forward(
-    x: _Array, weight: _Array, bias: _Array | None, activation: int, y: _Array, geometry: ConvGeometry, threads: int
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    activation: int,
+    y: _Array,
+    geometry: ConvGeometry,
+    threads: int,
 ) -> None: ...
 def conv_grad_input(
     grad_y: _Array,
@@ -18,7 +24,9 @@ def conv_grad_input(
     geometry: ConvGeometry,
     threads: int,
 ) -> None: ...
-def conv_grad_weight(x: _Array, grad_y: _Array, grad_weight: _Array, geometry: ConvGeometry, threads: int) -> None: ...
+def conv_grad_weight(
+    x: _Array, grad_y: _Array, grad_weight: _Array, geometry: ConvGeometry, threads: int
+) -> None: ...
 def max_pool(x: _Array, y: _Array, indices: _Array | None, geometry: PoolGeometry, threads: int) -> None: ...
 def max_pool_grad_input(grad_y: _Array, indices: _Array, grad_x: _Array, threads: int) -> int: ...
 def avg_pool(x: _Array, y: _Array, geometry: PoolGeometry, threads: int) -> None: ...

@@ -13,31 +13,38 @@ LEAKY_SLOPE = 0.01  # PyTorch's default
 
 
 def relu(y: Array) -> Array:
+    """Zero below zero."""
     return np.asarray(np.maximum(y, 0))
 
 
 def relu6(y: Array) -> Array:
+    """As `relu`, and six above six."""
     return np.asarray(np.clip(y, 0, 6))
 
 
 def leaky_relu(y: Array) -> Array:
+    """A hundredth of it below zero."""
     return np.asarray(np.maximum(y, LEAKY_SLOPE * y))
 
 
 def elu(y: Array) -> Array:
+    """``exp(y) - 1`` below zero."""
     return np.asarray(np.maximum(y, 0) + np.expm1(np.minimum(y, 0)))
 
 
 def sigmoid(y: Array) -> Array:
+    """``1 / (1 + exp(-y))``."""
     e = np.exp(-np.abs(y))  # never overflows
     return np.asarray(np.maximum(e, y >= 0) / (1 + e))
 
 
 def tanh(y: Array) -> Array:
+    """The hyperbolic tangent."""
     return np.asarray(np.tanh(y))
 
 
 def silu(y: Array) -> Array:
+    """``y * sigmoid(y)``, also called swish."""
     return y * sigmoid(y)
 
 

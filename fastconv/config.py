@@ -31,7 +31,7 @@ class Config(NamedTuple):
     deterministic: bool | None = None
 
 
-_context: ContextVar[Config] = ContextVar("fastconv_config", default=Config())
+_context: ContextVar[Config] = ContextVar("fastconv_config", default=Config())  # noqa: B039  (a tuple)
 _process = Config()
 
 

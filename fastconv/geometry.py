@@ -179,7 +179,7 @@ def conv_geometry(
     *,
     weight_name: str = "weight",
 ) -> ConvGeometry:
-    """The geometry of ``op`` (its name, for messages) with ``ndim`` spatial axes; raises `ShapeError` or `TypeError`."""
+    """The geometry of ``op`` (its name, for messages) with ``ndim`` spatial axes; raises `ShapeError`, `TypeError`."""
     return _conv_geometry(
         op,
         ndim,
@@ -217,7 +217,7 @@ def _conv_geometry(
             f"{op}: {weight_name} has {per_group} input channels per group, "
             f"input has {channels} channels in {groups} group{'s' * (groups != 1)}"
         )
-    pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+    pads = resolve_padding(padding, size, kernel, stride, dilation)
     output = tuple(
         _window_count(op, axis, *parameters)
         for axis, parameters in enumerate(zip(size, kernel, stride, dilation, pads, strict=True))
@@ -291,7 +291,8 @@ def _conv_transpose_geometry(
         )
     if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise ShapeError(
-            f"{op}: output_padding={output_padding} must be smaller than stride={stride} or dilation={dilation} on each axis"
+            f"{op}: output_padding={output_padding} must be smaller than stride={stride} or dilation={dilation} "
+            "on each axis"
         )
     if isinstance(padding, str) and padding in SAME_PADDINGS:
         if any(output_padding):
@@ -301,10 +302,10 @@ def _conv_transpose_geometry(
         outputs = output_size or tuple(length * s for length, s in zip(size, stride, strict=True))
         for o in outputs:
             _check_size(op, "output", o)
-        pads = resolve_padding(op, padding, outputs, kernel, stride, dilation)
+        pads = resolve_padding(padding, outputs, kernel, stride, dilation)
         possible = tuple(((length - 1) * s + 1, length * s) for length, s in zip(size, stride, strict=True))
     else:
-        pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+        pads = resolve_padding(padding, size, kernel, stride, dilation)
         smallest = tuple(
             (length - 1) * s - low - high + d * (k - 1) + 1
             for length, s, (low, high), d, k in zip(size, stride, pads, dilation, kernel, strict=True)
@@ -383,7 +384,7 @@ def _pool_geometry(
     divisor_override: int,
 ) -> PoolGeometry:
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
-    pads = resolve_padding(op, padding, size, kernel, stride, dilation)
+    pads = resolve_padding(padding, size, kernel, stride, dilation)
     for (low, high), k, d in zip(pads, kernel, dilation, strict=True):
         if max(low, high) > d * (k - 1):
             raise ShapeError(
@@ -410,7 +411,7 @@ def _pool_geometry(
 
 
 def adaptive_pool_geometry(
-    op: str, ndim: int, input_shape: Shape, output_size: int | None | Sequence[int | None]
+    op: str, ndim: int, input_shape: Shape, output_size: int | Sequence[int | None] | None
 ) -> PoolGeometry:
     """The geometry of adaptive pooling; ``None`` keeps an axis. Even divisions become ordinary windows."""
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
@@ -450,7 +451,7 @@ def unpool_size(
     if isinstance(spec, str) and spec in SAME_PADDINGS:
         default = tuple(length * s for length, s in zip(size, steps, strict=True))
     else:
-        pads = resolve_padding(op, spec, size, kernel, steps, (1,) * ndim)
+        pads = resolve_padding(spec, size, kernel, steps, (1,) * ndim)
         default = tuple(
             (length - 1) * s - low - high + k
             for length, s, (low, high), k in zip(size, steps, pads, kernel, strict=True)
@@ -553,14 +554,14 @@ def padding_spec(op: str, padding: Padding, ndim: int) -> str | Pairs:
             sides = [one_int(op, "padding", item, low=0) for item in items]
             example = ", ".join(f"({sides[2 * i]}, {sides[2 * i + 1]})" for i in range(ndim))
             raise ShapeError(
-                f"{op}: a flat padding of {2 * ndim} ints is ambiguous; give one (low, high) pair for each axis, such as "
-                f"padding=({example}{',' * (ndim == 1)}), got {show(padding)}"
+                f"{op}: a flat padding of {2 * ndim} ints is ambiguous; give one (low, high) pair for each axis, "
+                f"such as padding=({example}{',' * (ndim == 1)}), got {show(padding)}"
             )
     return tuple((p, p) for p in axis_ints(op, "padding", padding, ndim, low=0))  # type: ignore[arg-type]
 
 
 def resolve_padding(
-    op: str, padding: str | Pairs, size: Shape, kernel: Shape, stride: Shape, dilation: Shape
+    padding: str | Pairs, size: Shape, kernel: Shape, stride: Shape, dilation: Shape
 ) -> Pairs:
     """Named padding as pairs. ``"same"`` is what makes ``out = ceil(in / stride)``, an odd element at the end."""
     if not isinstance(padding, str):
@@ -587,7 +588,8 @@ def split_shape(op: str, name: str, shape: Shape, ndim: int) -> tuple[int, int, 
         return 1, shape[0], shape[1:]
     batched = ", ".join(("N", "C", *axes))
     raise ShapeError(
-        f"{op}: {name} has {len(shape)} dimensions, shape {shape}, expected ({batched}) or ({batched.removeprefix('N, ')})"
+        f"{op}: {name} has {len(shape)} dimensions, shape {shape}, "
+        f"expected ({batched}) or ({batched.removeprefix('N, ')})"
     )
 
 

@@ -111,17 +111,17 @@ def test_same_padding():
         range(1, 12), range(1, 6), range(1, 6), range(1, 4)
     ):
         arguments = ((length,), (kernel,), (stride,), (dilation,))
-        ((low, high),) = resolve_padding("op", "same", *arguments)
-        assert resolve_padding("op", "same_lower", *arguments) == ((high, low),)
+        ((low, high),) = resolve_padding("same", *arguments)
+        assert resolve_padding("same_lower", *arguments) == ((high, low),)
         assert 0 <= high - low <= 1
         outputs = -(-length // stride)
         assert len(starts(length, kernel, stride, low, high, dilation)) == outputs
         if low + high:
             least = ((low + high - 1) // 2, (low + high) // 2)
             assert len(starts(length, kernel, stride, *least, dilation)) < outputs
-        ((low, high),) = resolve_padding("op", "causal", *arguments)
+        ((low, high),) = resolve_padding("causal", *arguments)
         assert (low, high) == (dilation * (kernel - 1), 0)
-        assert resolve_padding("op", "valid", *arguments) == ((0, 0),)
+        assert resolve_padding("valid", *arguments) == ((0, 0),)
 
 
 # --- windows and taps ---

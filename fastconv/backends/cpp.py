@@ -24,32 +24,46 @@ if _isa := os.environ.get("FASTCONV_ISA"):
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
+    """``y = activation(weight * x + bias)``."""
     _native.conv_forward(x, weight, bias, activation_code(activation), y, geometry, get_num_threads())
 
 
 def conv_grad_input(
-    grad_y: Array, weight: Array, bias: Array | None, activation: str | None, grad_x: Array, geometry: ConvGeometry
+    grad_y: Array,
+    weight: Array,
+    bias: Array | None,
+    activation: str | None,
+    grad_x: Array,
+    geometry: ConvGeometry,
 ) -> None:
-    _native.conv_grad_input(grad_y, weight, bias, activation_code(activation), grad_x, geometry, get_num_threads())
+    """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``."""
+    _native.conv_grad_input(
+        grad_y, weight, bias, activation_code(activation), grad_x, geometry, get_num_threads()
+    )
 
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
+    """The derivative by the weights."""
     _native.conv_grad_weight(x, grad_y, grad_weight, geometry, get_num_threads())
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+    """Maximum of each window and, where wanted, its position."""
     _native.max_pool(x, y, indices, geometry, get_num_threads())
 
 
 def max_pool_grad_input(grad_y: Array, indices: Array, grad_x: Array) -> int:
+    """Each gradient goes to the element that won; returns a bad index's position or -1."""
     return _native.max_pool_grad_input(grad_y, indices, grad_x, get_num_threads())
 
 
 def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
+    """Sum of each window divided by its divisor."""
     _native.avg_pool(x, y, geometry, get_num_threads())
 
 
 def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
+    """The adjoint of `avg_pool`."""
     _native.avg_pool_grad_input(grad_y, grad_x, geometry, get_num_threads())
 
 

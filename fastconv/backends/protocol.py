@@ -52,7 +52,7 @@ class Backend(Protocol):
         geometry: ConvGeometry,
         /,
     ) -> None:
-        """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``: a transposed convolution too."""
+        """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``; transposed convolution too."""
 
     def conv_grad_weight(
         self, x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry, /

@@ -408,7 +408,7 @@ def _run_forward(
     geometry: ConvGeometry,
 ) -> None:
     if geometry.is_empty:
-        _fill_with_bias(call, y, bias, activation)
+        _fill_with_bias(y, bias, activation)
         return
     call.backend.conv_forward(
         as_kernel_input(call, x, precision.compute, geometry.x_shape),
@@ -431,7 +431,7 @@ def _run_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     if geometry.is_empty:
-        _fill_with_bias(call, grad_x, bias, activation)
+        _fill_with_bias(grad_x, bias, activation)
         return
     call.backend.conv_grad_input(
         as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
@@ -457,7 +457,7 @@ def _run_grad_weight(
     )
 
 
-def _fill_with_bias(call: Call, y: Array, bias: Array | None, activation: str | None) -> None:
+def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> None:
     """The convolution of nothing: the bias alone."""
     y[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
     if activation is not None:
@@ -489,7 +489,7 @@ def _copied_padding(
     if padding_mode == "zeros":
         return None
     windows = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.dilation)
-    pads = resolve_padding(op, padding_spec(op, padding, ndim), *(sizes[3 - ndim :] for sizes in windows))
+    pads = resolve_padding(padding_spec(op, padding, ndim), *(sizes[3 - ndim :] for sizes in windows))
     _padding.check_padding(op, shape, pads, padding_mode)
     return pads if any(low or high for low, high in pads) else None
 

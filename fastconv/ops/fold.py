@@ -131,7 +131,8 @@ def fold(
     size = axis_ints(op, "output_size", output_size, ndim, low=0)
     if columns.ndim not in (2, 3):
         raise ShapeError(
-            f"{op}: input has {columns.ndim} dimensions, shape {columns.shape}, expected (N, C*kernel, L) or (C*kernel, L)"
+            f"{op}: input has {columns.ndim} dimensions, shape {columns.shape}, "
+            "expected (N, C*kernel, L) or (C*kernel, L)"
         )
     rows = columns.shape[-2]
     lead = columns.shape[:-2]

@@ -97,7 +97,7 @@ def max_pool_nd(
 def adaptive_max_pool_nd(
     ndim: int,
     input: ArrayLike,
-    output_size: int | None | Sequence[int | None],
+    output_size: int | Sequence[int | None] | None,
     return_indices: bool = False,
     *,
     out: Array | None = None,
@@ -292,7 +292,7 @@ def avg_pool_nd(
 def adaptive_avg_pool_nd(
     ndim: int,
     input: ArrayLike,
-    output_size: int | None | Sequence[int | None],
+    output_size: int | Sequence[int | None] | None,
     *,
     out: Array | None = None,
     backend: str | None = None,

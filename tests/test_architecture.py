@@ -175,7 +175,7 @@ TILE_INCLUDES |= {"arm_neon.h", "immintrin.h"}
 def tile_offences(source: str) -> list[str]:
     """What a tile may not hold: it would let wide instructions leak into code that older processors run."""
     code = without_comments(source)
-    types = r"u?int\d*_t|size_t|ptrdiff_t"
+    types = r"u?int(?:\d*|ptr)_t|size_t|ptrdiff_t"
     offences = re.findall(rf"\bstd::(?!(?:{types})\b)\w+|\busing\s+namespace\s+std\b", code)
     offences += re.findall(r"\[[&=\w\s,]*\]\s*\([^()]*\)\s*(?:mutable\s*)?(?:->[^{]*)?\{", code)  # lambdas
     offences += re.findall(r"\bthread_local\b|\bstatic\b(?![^;{=]*\()[^;]*;", code)

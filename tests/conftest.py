@@ -10,6 +10,7 @@ FASTCONV_EXPECT_SANITIZED=1
 
 import importlib
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,8 @@ TARGETS = [Target(name, isa) for name in TESTED for isa in isas_of(name)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C, and so would every process that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     required = ("cpp",) if SANITIZED else names_in("FASTCONV_REQUIRE_BACKENDS", ())
     for name in required:
         if name not in TESTED:

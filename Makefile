@@ -84,8 +84,8 @@ lint: $(VENV)/lint.stamp build/native.stamp lint-aarch64  ## check style, types,
 	$(CXX) $(WARNINGS) -Werror -fsyntax-only $(PYBIND) $(OPENMP) $(CSRC)
 	$(BIN)/clang-tidy --quiet $(CSRC) -- $(WARNINGS) $(PYBIND)
 
-# What differs on AArch64 is compiled by the cross compiler where there is one, and always by the compiler in clang-tidy,
-# with this machine's headers (glibc's ask for stubs-32.h because they take any other machine for a 32-bit one).
+# What differs on AArch64 is compiled by the cross compiler where there is one, and always by the compiler in clang-tidy.
+# That has this machine's headers only: two of glibc's, which take other machines for 32-bit ones, are replaced.
 AARCH64_CSRC  := $(filter csrc/tiles/% csrc/select_tiles.cpp,$(CSRC))
 AARCH64_CXX   := $(firstword $(shell command -v aarch64-linux-gnu-g++))
 HOST_HEADERS   = $$($(CXX) -E -x c++ - -v </dev/null 2>&1 | sed -n '/^\#include </,/^End/p' | grep '^ ' | \
@@ -94,8 +94,9 @@ HOST_HEADERS   = $$($(CXX) -E -x c++ - -v </dev/null 2>&1 | sed -n '/^\#include 
 .PHONY: lint-aarch64
 lint-aarch64: $(VENV)/lint.stamp
 ifeq ($(shell uname -s),Linux)
-	@mkdir -p build/aarch64/gnu && touch build/aarch64/gnu/stubs-32.h
-	$(BIN)/clang-tidy --quiet $(AARCH64_CSRC) -- $(WARNINGS) --target=aarch64-linux-gnu $(HOST_HEADERS) -isystem build/aarch64
+	@mkdir -p build/aarch64/gnu build/aarch64/bits && touch build/aarch64/gnu/stubs.h
+	@echo '#define __WORDSIZE 64' > build/aarch64/bits/wordsize.h
+	$(BIN)/clang-tidy --quiet $(AARCH64_CSRC) -- $(WARNINGS) --target=aarch64-linux-gnu -isystem build/aarch64 $(HOST_HEADERS)
 endif
 ifneq ($(AARCH64_CXX),)
 	$(AARCH64_CXX) $(WARNINGS) -Werror -fsyntax-only $(filter-out csrc/bindings.cpp,$(CSRC))

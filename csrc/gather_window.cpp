@@ -62,7 +62,7 @@ public:
                    ((d.out_start + b.d * d.out_step) * p_.result_size[1] + h.out_start + b.h * h.out_step) *
                        p_.result_size[2] +
                    w.out_start + b.w * w.out_step;
-            const Index row = h.out_step * p_.result_size[2];
+            const Index row = h.out_step * p_.result_size[2], step = w.out_step;
             WeightedRows<T> call{};
             call.src = window;
             call.src_stride = layout_.row_stride;
@@ -92,7 +92,7 @@ public:
                 for_each_row(call, [&](Index i, Index r, const T* values) {
                     T* to = y + i * result_plane + r * row;
                     for (Index j = 0; j < b.columns; ++j)
-                        to[j * w.out_step] = values[j];
+                        to[j * step] = values[j];
                 });
         }
     }

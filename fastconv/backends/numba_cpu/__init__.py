@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastconv.activations import activation_code
 from fastconv.backends.numba_cpu import common, dense, direct, launch, narrow, pool, spread, vectors
-from fastconv.geometry import ConvGeometry, PoolGeometry, pool_windows
+from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 
 Array = NDArray[Any]
 
@@ -38,21 +38,21 @@ def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
     """See `fastconv.backends.protocol`."""
-    g = _simplified(geometry)
+    plan = _plan(geometry)
+    g, workers = plan.geometry, plan.workers()
     rest = (_bias(bias, x), activation_code(activation), _flat(y))
-    workers = _workers(g)
-    if _is_narrow(g):
+    if plan.narrow:
         finite = bool(np.isfinite(weight).all())
         if finite:
-            _forward_narrow(g, workers, _flat(x), _flat(weight), *rest)
+            _forward_narrow(plan, workers, _flat(x), _flat(weight), *rest)
     else:
         rows, depth = g.out_channels // g.groups, math.prod(g.weight_shape[1:])
         packed, finite = _pack_weights(weight, g.groups, rows, depth, (depth, 1), workers)
-        finite = finite or not _touches_padding(g)
+        finite = finite or not plan.padded
         if finite:
             _forward_dense(g, workers, _flat(x), packed, *rest)
     if not finite:
-        direct.forward_direct.run(workers, _flat(x), _flat(weight), *rest, common.sizes_of(g))
+        direct.forward_direct.run(workers, _flat(x), _flat(weight), *rest, plan.sizes)
 
 
 def conv_grad_input(
@@ -64,15 +64,16 @@ def conv_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     """See `fastconv.backends.protocol`."""
-    g = _simplified(geometry)
+    plan = _plan(geometry)
+    g, workers = plan.geometry, plan.workers()
     rest = (_bias(bias, grad_y), activation_code(activation), _flat(grad_x))
-    workers = _workers(g)
-    if _is_narrow(g) and np.isfinite(weight).all():
-        _grad_input_narrow(g, workers, _flat(grad_y), _flat(weight), *rest)
+    if plan.narrow and np.isfinite(weight).all():
+        memory = _narrow_memory(plan, workers, grad_y)
+        narrow.grad_input_narrow.run(workers, _flat(grad_y), _flat(weight), *rest, plan.sizes, *memory)
         return
     rows, depth = math.prod(g.weight_shape[1:]), g.out_channels // g.groups
     packed, _ = _pack_weights(weight, g.groups, rows, depth, (1, rows), workers)
-    if _is_pointwise(g):  # the transposed weights are those of a convolution from outputs to inputs
+    if plan.pointwise:  # the transposed weights are those of a convolution from outputs to inputs
         reverse = g._replace(in_channels=g.out_channels, out_channels=g.in_channels)
         _forward_dense(reverse, workers, _flat(grad_y), packed, *rest)
     else:
@@ -81,46 +82,60 @@ def conv_grad_input(
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """See `fastconv.backends.protocol`."""
-    g = _simplified(geometry)
-    workers = _workers(g)
-    if _is_narrow(g):
-        finite = _grad_weight_narrow(g, workers, _flat(x), _flat(grad_y), grad_weight)
+    plan = _plan(geometry)
+    workers = plan.workers()
+    if plan.narrow:
+        finite = _grad_weight_narrow(plan, workers, _flat(x), _flat(grad_y), grad_weight)
     else:
-        finite = _grad_weight_dense(g, workers, _flat(x), _flat(grad_y), _flat(grad_weight))
-        finite = finite or not _touches_padding(g)
+        finite = _grad_weight_dense(plan.geometry, workers, _flat(x), _flat(grad_y), _flat(grad_weight))
+        finite = finite or not plan.padded
     if not finite:
-        arguments = (_flat(x), _flat(grad_y), common.sizes_of(g), _flat(grad_weight))
+        arguments = (_flat(x), _flat(grad_y), plan.sizes, _flat(grad_weight))
         direct.repair_grad_weight.run(workers, *arguments)
 
 
-def _simplified(g: ConvGeometry) -> ConvGeometry:
-    """A pointwise convolution does not care about rows: its planes become one row."""
-    if not _is_pointwise(g):
-        return g
-    row = (1, 1, math.prod(g.input_size))
-    return g._replace(input_size=row, output_size=row)
+class Plan(NamedTuple):
+    """What a geometry settles: how it is computed, and what its kernels are told of it."""
+
+    geometry: ConvGeometry
+    sizes: common.Sizes
+    pointwise: bool
+    narrow: bool
+    padded: bool
+    nanoseconds: float
+    spread: int
+
+    def workers(self) -> int:
+        """How many take part now."""
+        return launch.worker_count(self.nanoseconds)
 
 
-def _is_pointwise(g: ConvGeometry) -> bool:
-    """Whether every output reads the one input at its own place."""
+@lru_cache(maxsize=1024)
+def _plan(g: ConvGeometry) -> Plan:
     ones = (1, 1, 1)
-    return g.kernel_size == ones == g.stride and not any(g.pad_low) and g.input_size == g.output_size
-
-
-def _is_narrow(g: ConvGeometry) -> bool:
-    """Whether groups are narrow enough for plane-wise loops, and padding does not make planes much larger."""
-    channels = (g.in_channels // g.groups) * (g.out_channels // g.groups)
-    return channels <= NARROW and g.stride[2] <= 2 and _spreads_well(g)
-
-
-def _touches_padding(g: ConvGeometry) -> bool:
+    pointwise = g.kernel_size == ones == g.stride and not any(g.pad_low) and g.input_size == g.output_size
+    if pointwise:  # rows do not matter: planes become one row
+        row = (1, 1, math.prod(g.input_size))
+        g = g._replace(input_size=row, output_size=row)
     axes = zip(g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.pad_low, strict=True)
-    return any(low > 0 or (o - 1) * s - low + (k - 1) * d >= size for size, o, k, s, d, low in axes)
-
-
-def _workers(g: ConvGeometry) -> int:
+    padded = any(low > 0 or (o - 1) * s - low + (k - 1) * d >= size for size, o, k, s, d, low in axes)
+    channels = (g.in_channels // g.groups) * (g.out_channels // g.groups)
+    spreads_well = _spread_size(g) <= _largest_spread(g.input_size)
+    is_narrow = channels <= NARROW and g.stride[2] <= 2 and spreads_well
     products = math.prod(g.y_shape) * math.prod(g.weight_shape[1:])
-    return launch.worker_count(products / (8 if _is_narrow(g) else 32))
+    nanoseconds = products / (8 if is_narrow else 32)
+    return Plan(g, common.sizes_of(g), pointwise, is_narrow, padded, nanoseconds, _spread_size(g))
+
+
+def _spread_size(g: ConvGeometry) -> int:
+    """Elements of a plane that is spread."""
+    axes = (spread.spread_axis(g, axis) for axis in range(3))
+    return math.prod(phases * length for phases, _, length in axes)
+
+
+def _largest_spread(size: Size3) -> int:
+    """A spread plane may not be much larger than the plane."""
+    return 4 * math.prod(size) + 4096
 
 
 def _pack_weights(
@@ -153,13 +168,15 @@ def _forward_dense(
     dense.forward_dense.run(workers, x, packed, bias, activation, y, cut.sizes, cut.blocks, buffers, tables)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _forward_blocks(g: ConvGeometry, itemsize: int, workers: int) -> Blocks:
     """Blocks such that the workers finish together and no more is packed twice than that needs."""
     width = _tile_width(vectors.TILE_VECTORS, itemsize)
-    depth = _depth_block(math.prod(g.weight_shape[1:]))
+    whole_depth = math.prod(g.weight_shape[1:])
+    depth = _depth_block(whole_depth)
+    plane = math.prod(g.output_size)
     rows = -(-(g.out_channels // g.groups) // vectors.TILE_ROWS)
-    columns = -(-g.batch * math.prod(g.output_size) // width)
+    columns = -(-g.batch * plane // width)
     packing = 24  # packing a column costs as much as multiplying it by about so many rows
 
     def cost(row_blocks: int, column_blocks: int) -> int:
@@ -175,10 +192,12 @@ def _forward_blocks(g: ConvGeometry, itemsize: int, workers: int) -> Blocks:
     ]
     _, row_blocks, column_blocks = min(choices)
     row_panels, column_panels = -(-rows // row_blocks), -(-columns // column_blocks)
+    cut_often = plane < 4 * width and depth < whole_depth
+    sum_panels = row_panels * column_panels if cut_often else 0
     return Blocks(
         common.sizes_of(g),
-        np.array([depth, row_panels, column_panels]),
-        width * (vectors.TILE_ROWS + column_panels * depth),
+        np.array([depth, row_panels, column_panels, sum_panels]),
+        width * (vectors.TILE_ROWS * max(1, sum_panels) + column_panels * depth),
         common.RUN * width,
     )
 
@@ -192,7 +211,7 @@ def _grad_input_dense(
     dense.grad_input_dense.run(workers, *arguments)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _grad_input_blocks(g: ConvGeometry, itemsize: int) -> Blocks:
     """Blocks that follow from shapes alone, because an element's sum is made in the order of the blocks."""
     width = _tile_width(vectors.TILE_VECTORS, itemsize)
@@ -224,13 +243,12 @@ def _grad_weight_dense(g: ConvGeometry, workers: int, x: Array, grad_y: Array, g
     sums = _aligned(np.empty, slices * g.groups * rows * columns, x)
     buffers, tables = _buffers(workers, cut.buffer, x), np.empty((workers, cut.table), np.int64)
     dense.grad_weight_dense.run(workers, x, grad_y, cut.sizes, cut.blocks, sums, buffers, tables)
-    total = np.empty((workers, dense.ADDED_ROWS), _sum_type(x))
     finite = np.empty(workers, np.bool_)
-    dense.add_slices.run(workers, sums, cut.sizes, slices, total, grad_weight, finite)
+    dense.add_slices.run(workers, sums, cut.sizes, slices, grad_weight, finite)
     return bool(finite.all())
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _grad_weight_blocks(g: ConvGeometry, itemsize: int) -> Blocks:
     """Blocks of the weight, and as many slices of the columns as make enough tasks: by shape alone."""
     width = _tile_width(vectors.GRAD_VECTORS, itemsize)
@@ -250,56 +268,47 @@ def _grad_weight_blocks(g: ConvGeometry, itemsize: int) -> Blocks:
 
 
 def _forward_narrow(
-    g: ConvGeometry, workers: int, x: Array, weight: Array, bias: Array, activation: int, y: Array
+    plan: Plan, workers: int, x: Array, weight: Array, bias: Array, activation: int, y: Array
 ) -> None:
+    g = plan.geometry
     channels = g.out_channels // g.groups
     blocks = min(channels, -(-4 * workers // (g.batch * g.groups)))
-    arguments = (common.sizes_of(g), _spread_size(g), -(-channels // blocks))
-    memory = _narrow_memory(g, workers, x)
-    narrow.forward_narrow.run(workers, x, weight, bias, activation, y, *arguments, *memory)
+    arguments = (x, weight, bias, activation, y, plan.sizes, plan.spread, -(-channels // blocks))
+    narrow.forward_narrow.run(workers, *arguments, *_narrow_memory(plan, workers, x))
 
 
-def _grad_input_narrow(
-    g: ConvGeometry, workers: int, grad_y: Array, weight: Array, bias: Array, activation: int, grad_x: Array
-) -> None:
-    arguments = (grad_y, weight, bias, activation, grad_x, common.sizes_of(g))
-    narrow.grad_input_narrow.run(workers, *arguments, *_narrow_memory(g, workers, grad_y))
-
-
-def _grad_weight_narrow(g: ConvGeometry, workers: int, x: Array, grad_y: Array, grad_weight: Array) -> bool:
+def _grad_weight_narrow(plan: Plan, workers: int, x: Array, grad_y: Array, grad_weight: Array) -> bool:
     """Returns whether the result is finite. The number of slices of the batch follows from shapes alone."""
-    slices = min(g.batch, -(-ENOUGH_TASKS // g.out_channels))
+    g = plan.geometry
+    slices = min(g.batch, -(-ENOUGH_TASKS // g.groups))
+    channels = g.out_channels // g.groups
+    blocks = min(channels, -(-4 * workers // (slices * g.groups)))
     sums = np.zeros((slices, grad_weight.size), _sum_type(x))
-    arguments = (x, grad_y, common.sizes_of(g), _spread_size(g), slices, sums)
-    narrow.grad_weight_narrow.run(workers, *arguments, *_narrow_memory(g, workers, x))
+    arguments = (x, grad_y, plan.sizes, plan.spread, -(-channels // blocks), slices, _flat(sums))
+    narrow.grad_weight_narrow.run(workers, *arguments, *_narrow_memory(plan, workers, x))
     grad_weight[...] = sums.sum(axis=0).reshape(grad_weight.shape)
     return bool(np.isfinite(grad_weight).all())
 
 
-@lru_cache(maxsize=256)
-def _spread_size(g: ConvGeometry) -> int:
-    """Elements of a plane that is spread."""
-    axes = (spread.spread_axis(g, axis) for axis in range(3))
-    return math.prod(phases * length for phases, _, length in axes)
+def _narrow_memory(plan: Plan, workers: int, like: Array) -> tuple[Array, common.Sizes]:
+    """Buffers for a flat output plane and the spread inputs of a group, and tables of what reads where.
+
+    Each of the two is followed by a step of elements that vectors may touch beyond its end.
+    """
+    flat, channels, table = _narrow_sizes(plan.geometry)
+    step = _tile_width(vectors.SHIFTED_VECTORS, like.itemsize)
+    buffers = _buffers(workers, _ceil(flat, step) + step + channels * plan.spread + step, like)
+    return buffers, np.empty((workers, table), np.int64)
 
 
-def _spreads_well(g: ConvGeometry) -> bool:
-    """Whether a spread plane is not much larger than the plane."""
-    return _spread_size(g) <= 4 * math.prod(g.input_size) + 4096
-
-
-def _narrow_memory(g: ConvGeometry, workers: int, like: Array) -> tuple[Array, common.Sizes]:
-    """Buffers for a flat output plane and the spread inputs of a group, and tables of what reads where."""
-    plane = _spread_size(g)
-    step = vectors.SHIFTED_VECTORS * vectors.VECTOR_BYTES // like.itemsize
+@lru_cache(maxsize=1024)
+def _narrow_sizes(g: ConvGeometry) -> tuple[int, int, int]:
+    """Elements of a flat output plane, input channels of a group, and elements of a table."""
     lengths = [spread.spread_axis(g, axis)[2] for axis in range(3)]
     depth, height, width = g.output_size
-    flat = _ceil(((depth - 1) * lengths[1] + height - 1) * lengths[2] + (width - 1) * g.stride[2] + 1, step)
+    flat = ((depth - 1) * lengths[1] + height - 1) * lengths[2] + (width - 1) * g.stride[2] + 1
     channels = g.in_channels // g.groups
-    beyond = step  # which the last vectors of the last plane may read
-    buffers = _buffers(workers, flat + channels * plane + beyond, like)
-    table = channels * math.prod(g.kernel_size) + g.input_size[0] * g.input_size[1]
-    return buffers, np.empty((workers, table), np.int64)
+    return flat, channels, channels * math.prod(g.kernel_size) + g.input_size[0] * g.input_size[1]
 
 
 # --- pooling ------------------------------------------------------------------------------------------------
@@ -311,20 +320,17 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
     lowest = x.dtype.type(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
     workers = _pool_workers(geometry)
     arrays = (_flat(x), _flat(y), places, lowest)
-    g = _as_convolution(geometry)
-    taps = math.prod(g.kernel_size)
     lanes = vectors.VECTOR_BYTES // x.itemsize
     number = np.dtype(f"i{x.itemsize}")
-    if _is_small(geometry):
+    small = _small_windows(geometry)
+    if small is not None:
         step = vectors.SHIFTED_VECTORS * lanes
-        row = (g.output_size[2] - 1) * g.stride[2] + 1
-        length = _ceil(max(MAX_POOL_BLOCK, row), step)
-        segments = min(math.prod(g.output_size[:2]), -(-4 * workers // g.batch))
-        buffers = _buffers(workers, length + _spread_size(g) + step, x)
+        length = _ceil(max(MAX_POOL_BLOCK, small.row), step)
+        segments = min(small.rows, -(-4 * workers // geometry.planes))
+        buffers = _buffers(workers, length + small.spread + step, x)
         numbers = np.empty((workers, length), number)
-        tables = np.empty((workers, 2 * taps + g.input_size[0] * g.input_size[1]), np.int64)
-        sizes = common.sizes_of(g)
-        pool.max_pool_small.run(workers, *arrays, sizes, segments, length, buffers, numbers, tables)
+        tables = np.empty((workers, small.table), np.int64)
+        pool.max_pool_small.run(workers, *arrays, small.sizes, segments, length, buffers, numbers, tables)
     else:
         buffers = np.empty((workers, lanes), x.dtype)
         numbers = np.empty((workers, lanes), number)
@@ -355,28 +361,43 @@ def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) ->
     pool.avg_pool_grad_input.run(workers, _flat(grad_y), _flat(grad_x), _pool_table(geometry), buffers)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _pool_table(g: PoolGeometry) -> common.Sizes:
     return pool.table_of(g)
 
 
-@lru_cache(maxsize=256)
-def _as_convolution(g: PoolGeometry) -> ConvGeometry:
-    """A pooling's windows as those of a convolution with one channel."""
-    return ConvGeometry(
+class SmallWindows(NamedTuple):
+    """Max pooling of many small windows: the geometry, output rows and the length of one, a spread plane, a table."""
+
+    sizes: common.Sizes
+    rows: int
+    row: int
+    spread: int
+    table: int
+
+
+@lru_cache(maxsize=1024)
+def _small_windows(g: PoolGeometry) -> SmallWindows | None:
+    """Unless windows have too many taps, or planes too few of them, to compute many side by side."""
+    taps = math.prod(g.kernel_size)
+    if g.adaptive or taps > vectors.MOST_NUMBERS or math.prod(g.output_size) < MAX_POOL_OUTPUTS:
+        return None
+    as_convolution = ConvGeometry(
         g.planes, 1, 1, 1, g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.pad_low
+    )
+    spread_size = _spread_size(as_convolution)
+    if spread_size > _largest_spread(g.input_size):
+        return None
+    return SmallWindows(
+        common.sizes_of(as_convolution),
+        math.prod(g.output_size[:2]),
+        (g.output_size[2] - 1) * g.stride[2] + 1,
+        spread_size,
+        2 * taps + math.prod(g.input_size[:2]),
     )
 
 
-@lru_cache(maxsize=256)
-def _is_small(g: PoolGeometry) -> bool:
-    """Whether windows have few enough taps, and planes enough of them, to compute many side by side."""
-    if g.adaptive or math.prod(g.kernel_size) > vectors.MOST_NUMBERS:
-        return False
-    return math.prod(g.output_size) >= MAX_POOL_OUTPUTS and _spreads_well(_as_convolution(g))
-
-
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _pool_operations(g: PoolGeometry) -> int:
     taps = math.prod(int(axis.inside.max()) for axis in pool_windows(g))
     return math.prod(g.x_shape) + math.prod(g.y_shape) * taps

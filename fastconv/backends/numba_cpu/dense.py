@@ -44,44 +44,66 @@ from fastconv.backends.numba_cpu.vectors import (
 from fastconv.geometry import ConvGeometry
 
 WEIGHT_PANELS = 16  # of one block of depth: they stay in the cache while all columns of a block pass
-ADDED_ROWS = 16  # rows of a weight gradient that are summed together
 
 # --- forward ------------------------------------------------------------------------------------------------
 
 
 @inlined
-def store_columns(
-    values: Array, column: int, channel: int, channels: int, plane: int, adds: bool, y: Array
+def _store_tile(
+    values: Array,
+    begin: int,
+    stride: int,
+    size: tuple[int, int],
+    column: int,
+    channel: int,
+    channels: int,
+    plane: int,
+    adds: bool,
+    y: Array,
 ) -> None:
-    """Store one channel's columns, from ``column`` on, where they belong in each image, or add them there."""
+    """Store a tile of channels by columns, or add it, where its columns belong in each image."""
+    rows, columns = size
     image, place = divmod(column, plane)
     done = 0
-    while done < values.size:
-        length = min(values.size - done, plane - place)
+    while done < columns:
+        length = min(columns - done, plane - place)
+        source = begin + done
         start = (image * channels + channel) * plane + place
-        row = y[start : start + length]
-        if adds:
-            for i in range(length):
-                row[i] += values[done + i]
-        else:
-            for i in range(length):
-                row[i] = values[done + i]
+        for _ in range(rows):
+            if adds:
+                row = y[start : start + length]
+                part = values[source : source + length]
+                for i in range(length):
+                    row[i] += part[i]
+            else:
+                copy_each(values, source, y, start, length)
+            source += stride
+            start += plane
         done += length
         image += 1
         place = 0
 
 
 @inlined
-def finish_columns(
-    count: int, column: int, channel: int, channels: int, plane: int, bias: Array, activation: int, y: Array
+def _finish_tile(
+    size: tuple[int, int],
+    column: int,
+    channel: int,
+    channels: int,
+    plane: int,
+    bias: Array,
+    activation: int,
+    y: Array,
 ) -> None:
-    """`finish` for one channel's columns, in whatever images they lie."""
+    """`finish` for channels by columns, in whatever images these lie."""
+    rows, columns = size
     image, place = divmod(column, plane)
-    while count > 0:
-        length = min(count, plane - place)
-        start = (image * channels + channel) * plane + place
-        finish(y[start : start + length], bias, channel, activation)
-        count -= length
+    while columns > 0:
+        length = min(columns, plane - place)
+        for m in range(channel, channel + rows):
+            start = (image * channels + m) * plane + place
+            finish(y[start : start + length], bias, m, activation)
+        columns -= length
         image += 1
         place = 0
 
@@ -159,9 +181,13 @@ def _forward_dense(
     buffers: Array,
     tables: Sizes,
 ) -> None:
-    """Weights times patches. A task is a block of output channels by a block of columns."""
+    """Weights times patches. A task is a block of output channels by a block of columns.
+
+    Sums that take several blocks of depth grow in the output, or, where ``sum_panels`` says so, in a buffer of that
+    many tiles: small planes cut most tiles, and a tile that does not lie in one image takes long to store.
+    """
     g = geometry_of(sizes)
-    depth_block, row_panels, column_panels = blocks
+    depth_block, row_panels, column_panels, sum_panels = blocks
     width = TILE_VECTORS * (VECTOR_BYTES // x.itemsize)
     rows = g.out_channels // g.groups
     depth = (g.in_channels // g.groups) * product(g.kernel_size)
@@ -171,8 +197,9 @@ def _forward_dense(
     all_column_panels = panel_count(columns, width)
     row_blocks = panel_count(all_row_panels, row_panels)
     column_blocks = panel_count(all_column_panels, column_panels)
-    tile = buffers[index, : TILE_ROWS * width]
-    patches = buffers[index, TILE_ROWS * width :]
+    tile_size = TILE_ROWS * width
+    tiles = buffers[index, : max(1, sum_panels) * tile_size]
+    patches = buffers[index, max(1, sum_panels) * tile_size :]
     runs = tables[index]
     for task in range(index, g.groups * row_blocks * column_blocks, workers):
         rest, row_block = divmod(task, row_blocks)
@@ -194,7 +221,7 @@ def _forward_dense(
                     column = j * width
                     count = min(width, columns - column)
                     image, place = divmod(column, plane)
-                    whole = count == width and place + width <= plane
+                    whole = sum_panels == 0 and count == width and place + width <= plane
                     b = (j - first_panel) * length * width
                     for i in range(i0, min(last_row, i0 + WEIGHT_PANELS)):
                         a = ((group * depth + k0) * all_row_panels + i * length) * TILE_ROWS
@@ -203,16 +230,23 @@ def _forward_dense(
                         if whole and height == TILE_ROWS:
                             start = (image * g.out_channels + channel) * plane + place
                             multiply_columns(packed, a, patches, b, length, y, start, plane, adds)
+                        elif sum_panels == 0:
+                            multiply_columns(packed, a, patches, b, length, tiles, 0, width, False)
+                            size = (height, count)
+                            _store_tile(
+                                tiles, 0, width, size, column, channel, g.out_channels, plane, adds, y
+                            )
                         else:
-                            multiply_columns(packed, a, patches, b, length, tile, 0, width, False)
-                            for m in range(height):
-                                values = tile[m * width : m * width + count]
-                                store_columns(values, column, channel + m, g.out_channels, plane, adds, y)
-                        if last and (bias.size > 0 or activation > 0):
-                            for m in range(height):
-                                finish_columns(
-                                    count, column, channel + m, g.out_channels, plane, bias, activation, y
+                            t = ((i - first_row) * column_panels + j - first_panel) * tile_size
+                            multiply_columns(packed, a, patches, b, length, tiles, t, width, adds)
+                            if last:
+                                size = (height, count)
+                                _store_tile(
+                                    tiles, t, width, size, column, channel, g.out_channels, plane, False, y
                                 )
+                        if last and (bias.size > 0 or activation > 0):
+                            size = (height, count)
+                            _finish_tile(size, column, channel, g.out_channels, plane, bias, activation, y)
 
 
 @driver
@@ -468,41 +502,45 @@ def _grad_weight_dense_parallel(workers: int, *args: Any) -> None:
 
 @worker
 def _add_slices(
-    index: int,
-    workers: int,
-    sums: Array,
-    sizes: Sizes,
-    slices: int,
-    total: Array,
-    grad_weight: Array,
-    finite: Flags,
+    index: int, workers: int, sums: Array, sizes: Sizes, slices: int, grad_weight: Array, finite: Flags
 ) -> None:
-    """The sum of the slices' sums, transposed to where the weights are."""
+    """The sum of the slices' sums, transposed to where the weights are. A task is a vector's number of rows."""
     g = geometry_of(sizes)
-    width = GRAD_VECTORS * (VECTOR_BYTES // sums.itemsize)
+    lanes = VECTOR_BYTES // sums.itemsize
+    width = GRAD_VECTORS * lanes
     rows = (g.in_channels // g.groups) * product(g.kernel_size)
     channels = g.out_channels // g.groups
     padded_rows = panel_count(rows, GRAD_ROWS) * GRAD_ROWS
     padded_channels = panel_count(channels, width) * width
-    row_blocks = panel_count(rows, ADDED_ROWS)
-    good = True
+    row_blocks = panel_count(rows, lanes)
+    good = 0
     for task in range(index, g.groups * row_blocks, workers):
         group, row_block = divmod(task, row_blocks)
-        first = row_block * ADDED_ROWS
-        count = min(ADDED_ROWS, rows - first)
-        for channel in range(channels):
-            column = total[index]
+        first = row_block * lanes
+        count = min(lanes, rows - first)
+        for i in range(first, first + count):
+            start = (group * padded_rows + i) * padded_channels
+            total = sums[start : start + channels]
+            for _ in range(1, slices):
+                start += g.groups * padded_rows * padded_channels
+                addend = sums[start : start + channels]
+                for k in range(channels):
+                    total[k] += addend[k]
+            for k in range(channels):
+                good += 1 if total[k] - total[k] == 0 else 0
+        source = (group * padded_rows + first) * padded_channels
+        target = group * channels * rows + first
+        done = 0
+        if count == lanes:
+            while done + lanes <= channels:
+                begin = target + done * rows
+                transpose_square(sums, source + done, padded_channels, grad_weight, begin, rows)
+                done += lanes
+        for k in range(done, channels):
             for i in range(count):
-                column[i] = 0
-            for part in range(slices):
-                start = ((part * g.groups + group) * padded_rows + first) * padded_channels + channel
-                for i in range(count):
-                    column[i] += sums[start + i * padded_channels]
-            begin = (group * channels + channel) * rows + first
-            for i in range(count):
-                grad_weight[begin + i] = column[i]
-                good &= column[i] - column[i] == 0
-    finite[index] = good
+                grad_weight[target + k * rows + i] = sums[source + i * padded_channels + k]
+        good -= count * channels
+    finite[index] = good == 0
 
 
 @driver

@@ -50,18 +50,6 @@ def merged(function: Function) -> Function:
     return cast("Function", numba.njit(nogil=True, error_model="numpy", inline="always")(function))
 
 
-def contracted(function: Function) -> Function:
-    """As `inlined`; a product and a sum may become one instruction."""
-    return cast("Function", numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function))
-
-
-def reassociated(function: Function) -> Function:
-    """As `contracted`; a sum may be split into several that are added at the end."""
-    return cast(
-        "Function", numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})(function)
-    )
-
-
 def worker(function: Compiled) -> Compiled:
     """Compile a worker, to be called from Python or from its driver."""
     return _cached(function, nogil=True, error_model="numpy")

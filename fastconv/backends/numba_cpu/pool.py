@@ -13,7 +13,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from fastconv.backends.numba_cpu.common import Array, Sizes, clip, geometry_of, product, take
-from fastconv.backends.numba_cpu.launch import Kernel, driver, inlined, merged, reassociated, worker
+from fastconv.backends.numba_cpu.launch import Kernel, driver, inlined, merged, worker
 from fastconv.backends.numba_cpu.spread import find_places, pitches, spread_plane
 from fastconv.backends.numba_cpu.vectors import (
     MOST_NUMBERS,
@@ -21,6 +21,7 @@ from fastconv.backends.numba_cpu.vectors import (
     VECTOR_BYTES,
     largest_of_run,
     largest_of_shifted,
+    sum_of_run,
 )
 from fastconv.geometry import ConvGeometry, PoolGeometry, pool_windows
 
@@ -291,14 +292,6 @@ def _max_pool_grad_input_parallel(workers: int, *args: Any) -> None:
 # --- average ------------------------------------------------------------------------------------------------
 
 
-@reassociated
-def _sum(values: Array) -> float:
-    total = 0.0
-    for i in range(values.size):
-        total += values[i]
-    return total
-
-
 @inlined
 def _column_divisors(p: Pool, divisors: NDArray[np.float64]) -> None:
     """What each window's columns contribute to its divisor; as floats, because huge windows overflow."""
@@ -346,32 +339,41 @@ def _avg_pool(
     _column_divisors(p, divisors)
     one_run = _is_one_run(p)
     begin, end = _share(p.planes * p.output_size[0] * p.output_size[1], index, workers)
+    rest, oh = divmod(begin - 1, p.output_size[1])
+    plane, od = divmod(rest, p.output_size[0])
     for task in range(begin, end):
-        rest, oh = divmod(task, p.output_size[1])
-        plane, od = divmod(rest, p.output_size[0])
-        if one_run:
-            totals[0] = 0
-            for i in range(inside_d[od]):
-                start = ((plane * depth + first_d[od] + i * p.dilation[0]) * height + first_h[oh]) * width
-                totals[0] += _sum(x[start : start + inside_h[oh] * width])
-        else:
-            sums[:] = 0
-            for i in range(inside_d[od]):
-                for j in range(inside_h[oh]):
-                    row = (plane * depth + first_d[od] + i * p.dilation[0]) * height
-                    row += first_h[oh] + j * p.dilation[1]
-                    values = x[row * width : (row + 1) * width]
-                    for k in range(width):
-                        sums[k] += values[k]
-            for ow in range(columns):
-                total = 0.0
-                place = first_w[ow]
-                for _ in range(inside_w[ow]):
-                    total += sums[place]
-                    place += p.dilation[2]
-                totals[ow] = total
+        oh += 1
+        if oh == p.output_size[1]:
+            oh = 0
+            od += 1
+            if od == p.output_size[0]:
+                od = 0
+                plane += 1
         inside = float(inside_d[od]) * inside_h[oh]
         divisor = _row_divisor(p.divisor, p.count_include_pad, float(length_d[od]) * length_h[oh], inside)
+        if one_run:
+            total = 0.0
+            for i in range(inside_d[od]):
+                start = ((plane * depth + first_d[od] + i * p.dilation[0]) * height + first_h[oh]) * width
+                total += sum_of_run(x, start, inside_h[oh] * width)
+            divisor *= divisors[0]
+            y[task] = total / (divisor if divisor != 0 else 1.0)
+            continue
+        sums[:] = 0
+        for i in range(inside_d[od]):
+            for j in range(inside_h[oh]):
+                row = (plane * depth + first_d[od] + i * p.dilation[0]) * height
+                row += first_h[oh] + j * p.dilation[1]
+                values = x[row * width : (row + 1) * width]
+                for k in range(width):
+                    sums[k] += values[k]
+        for ow in range(columns):
+            total = 0.0
+            place = first_w[ow]
+            for _ in range(inside_w[ow]):
+                total += sums[place]
+                place += p.dilation[2]
+            totals[ow] = total
         _divide(totals, divisor, divisors, y[task * columns : (task + 1) * columns])
 
 

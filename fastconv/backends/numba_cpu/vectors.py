@@ -14,11 +14,16 @@ import numba.core.cgutils
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 from numba.np import arrayobj
 
 cgutils: Any = numba.core.cgutils
 make_array: Any = arrayobj.make_array
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba's decorator, of which type checkers see the arguments that compiled code passes."""
+    return numba_intrinsic(function)
 
 
 def _vector_registers() -> tuple[int, int]:
@@ -65,6 +70,13 @@ def _broadcast(builder: Any, scalar: Any, vector: Any) -> Any:
     return builder.shuffle_vector(
         first, vector(ir.Undefined), ir.VectorType(ir.IntType(32), vector.count)(None)
     )
+
+
+def _halves(builder: Any, values: Any, lanes: int) -> tuple[Any, Any]:
+    """The lower and the upper ``lanes`` of twice as many."""
+    mask = ir.VectorType(ir.IntType(32), lanes)
+    low, high = (mask(list(range(first, first + lanes))) for first in (0, lanes))
+    return builder.shuffle_vector(values, values, low), builder.shuffle_vector(values, values, high)
 
 
 def _tile_product(rows: int, vectors: int, a_row: int, a_depth: int) -> Callable[..., None]:
@@ -193,6 +205,107 @@ def _shifted_product(vectors: int) -> Callable[..., None]:
 multiply_shifted = _shifted_product(SHIFTED_VECTORS)
 
 
+@intrinsic
+def add_shifted(
+    typing_context: Any,
+    weight: Any,
+    weight_start: Any,
+    offsets: Any,
+    count: Any,
+    flat: Any,
+    flat_start: Any,
+    length: Any,
+    x: Any,
+    x_start: Any,
+) -> Any:
+    """For each ``k`` in turn ``x[x_start + offsets[k] + j] += weight[k] * flat[j]``, ``length`` being whole vectors."""
+    del typing_context, weight_start, count, flat_start, length, x_start
+    size = x.dtype.bitwidth // 8
+    width = VECTOR_BYTES // size
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        weight, weight_start, offsets, count, flat, flat_start, length, x, x_start = args
+        weight = _element_pointer(context, builder, signature.args[0], weight, weight_start)
+        offsets = _element_pointer(context, builder, signature.args[2], offsets, count.type(0))
+        flat = _element_pointer(context, builder, signature.args[4], flat, flat_start)
+        x = _element_pointer(context, builder, signature.args[7], x, x_start)
+        vector = ir.VectorType(context.get_value_type(signature.args[7].dtype), width)
+        plus, times = _arithmetic(builder, signature.args[7].dtype)
+        zero, step = count.type(0), count.type(width)
+        with cgutils.for_range(builder, count) as loop:
+            factor = _broadcast(builder, builder.load(builder.gep(weight, [loop.index])), vector)
+            begin = builder.gep(x, [builder.load(builder.gep(offsets, [loop.index]))])
+            with cgutils.for_range_slice(builder, zero, length, step, count.type) as (place, _):
+                target = builder.gep(begin, [place])
+                values = _load_vector(builder, builder.gep(flat, [place]), vector, size)
+                total = plus(times(factor, values), _load_vector(builder, target, vector, size))
+                _store_vector(builder, total, target, size)
+        return context.get_dummy_value()
+
+    at = types.intp
+    return types.void(weight, at, offsets, at, flat, at, at, x, at), generate
+
+
+@intrinsic
+def dot_shifted(
+    typing_context: Any,
+    flat: Any,
+    flat_start: Any,
+    length: Any,
+    x: Any,
+    x_start: Any,
+    offsets: Any,
+    count: Any,
+    sums: Any,
+    sums_start: Any,
+) -> Any:
+    """``sums[k] += sum over j of flat[j] * x[x_start + offsets[k] + j]``.
+
+    ``length`` is a multiple of `SHIFTED_VECTORS` vectors; ``sums`` may be of a wider type.
+    """
+    del typing_context, flat_start, length, x_start, count, sums_start
+    size = x.dtype.bitwidth // 8
+    width = VECTOR_BYTES // size
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        flat, flat_start, length, x, x_start, offsets, count, sums, sums_start = args
+        flat = _element_pointer(context, builder, signature.args[0], flat, flat_start)
+        x = _element_pointer(context, builder, signature.args[3], x, x_start)
+        offsets = _element_pointer(context, builder, signature.args[5], offsets, count.type(0))
+        sums = _element_pointer(context, builder, signature.args[7], sums, sums_start)
+        dtype, sum_type = signature.args[3].dtype, signature.args[7].dtype
+        vector = ir.VectorType(context.get_value_type(dtype), width)
+        plus, times = _arithmetic(builder, dtype)
+        zero, step = count.type(0), count.type(SHIFTED_VECTORS * width)
+        totals = [cgutils.alloca_once(builder, vector) for _ in range(SHIFTED_VECTORS)]
+        with cgutils.for_range(builder, count) as loop:
+            begin = builder.gep(x, [builder.load(builder.gep(offsets, [loop.index]))])
+            for total in totals:
+                builder.store(vector(None), total)
+            with cgutils.for_range_slice(builder, zero, length, step, count.type) as (place, _):
+                for i, total in enumerate(totals):
+                    at = builder.add(place, count.type(i * width))
+                    a = _load_vector(builder, builder.gep(flat, [at]), vector, size)
+                    b = _load_vector(builder, builder.gep(begin, [at]), vector, size)
+                    builder.store(plus(times(a, b), builder.load(total)), total)
+            parts = [builder.load(total) for total in totals]
+            while len(parts) > 1:
+                parts = [plus(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            lanes, values = width, parts[0]
+            while lanes > 1:
+                lanes //= 2
+                low, high = _halves(builder, values, lanes)
+                values = plus(low, high)
+            value = builder.extract_element(values, ir.IntType(32)(0))
+            target = builder.gep(sums, [loop.index])
+            value = context.cast(builder, value, dtype, sum_type)
+            builder.store(_arithmetic(builder, sum_type)[0](builder.load(target), value), target)
+        return context.get_dummy_value()
+
+    start = types.intp
+    return types.void(flat, start, start, x, start, offsets, start, sums, start), generate
+
+
 def _largest(vectors: int) -> Callable[..., None]:
     """A compiled function for the largest of ``x[x_start + offsets[k] + j]`` over ``k``.
 
@@ -314,8 +427,11 @@ interleave_tile = _interleaving(TILE_ROWS)
 transpose_square = _interleaving(0)  # as many rows as a vector is wide
 
 
-def _copying(step: int) -> Callable[..., None]:
-    """A compiled function for ``target[i] = source[i * step]``, with a step of 1 or 2, for small counts."""
+def _copying(step: int, target_step: int) -> Callable[..., None]:
+    """A compiled function for ``target[i * target_step] = source[i * step]``, for small counts and steps of 1 or 2.
+
+    With a ``target_step`` of 2 the elements between, and the one behind the last, become zero.
+    """
 
     @intrinsic
     def copy(
@@ -341,7 +457,13 @@ def _copying(step: int) -> Callable[..., None]:
                     rest = _load_vector(builder, builder.gep(begin, [index(width - 1)]), vector, size)
                     even = [2 * i if i < width // 2 else 2 * i + 1 for i in range(width)]
                     value = builder.shuffle_vector(value, rest, ir.VectorType(ir.IntType(32), width)(even))
-                _store_vector(builder, value, builder.gep(target, [at]), size)
+                if target_step == 2:
+                    between = [i // 2 + i % 2 * width for i in range(2 * width)]
+                    value = builder.shuffle_vector(
+                        value, vector(None), ir.VectorType(ir.IntType(32), 2 * width)(between)
+                    )
+                place = builder.mul(at, index(target_step))
+                _store_vector(builder, value, builder.gep(target, [place]), size)
 
             def copy_by(width: int) -> None:
                 """Whole vectors, the last overlapping the one before; narrower ones for fewer elements."""
@@ -370,5 +492,45 @@ def _copying(step: int) -> Callable[..., None]:
     return copy
 
 
-copy_each = _copying(1)
-copy_every_second = _copying(2)
+copy_each = _copying(1, 1)
+copy_every_second = _copying(2, 1)
+copy_to_every_second = _copying(1, 2)
+
+
+@intrinsic
+def sum_of_run(typing_context: Any, x: Any, x_start: Any, count: Any) -> Any:
+    """The sum of ``count`` elements in double precision: by vectors, then by ever narrower ones."""
+    del typing_context, x_start, count
+    size = x.dtype.bitwidth // 8
+    widest = VECTOR_BYTES // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, x_start, count = args
+        x = _element_pointer(context, builder, signature.args[0], x, x_start)
+        element, double, index = context.get_value_type(signature.args[0].dtype), ir.DoubleType(), count.type
+
+        def load(width: int, at: Any) -> Any:
+            values = _load_vector(builder, builder.gep(x, [at]), ir.VectorType(element, width), size)
+            return builder.fpext(values, ir.VectorType(double, width)) if size < 8 else values
+
+        total = cgutils.alloca_once_value(builder, ir.VectorType(double, widest)(None))
+        done = cgutils.alloca_once_value(builder, index(0))
+        full = builder.sub(count, index(widest - 1))
+        with cgutils.for_range_slice(builder, index(0), full, index(widest), index) as (at, _):
+            builder.store(builder.fadd(builder.load(total), load(widest, at)), total)
+            builder.store(builder.add(at, index(widest)), done)
+        sums, width = builder.load(total), widest
+        while (
+            width > 1
+        ):  # add the upper half of the lanes to the lower half, and so many elements if there are
+            width //= 2
+            low, high = _halves(builder, sums, width)
+            half = cgutils.alloca_once_value(builder, builder.fadd(low, high))
+            at = builder.load(done)
+            with builder.if_then(builder.icmp_signed(">=", builder.sub(count, at), index(width))):
+                builder.store(builder.fadd(builder.load(half), load(width, at)), half)
+                builder.store(builder.add(at, index(width)), done)
+            sums = builder.load(half)
+        return builder.extract_element(sums, ir.IntType(32)(0))
+
+    return types.float64(x, types.intp, types.intp), generate

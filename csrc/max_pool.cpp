@@ -9,9 +9,8 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kCachedBytes = 12 << 20;         // results beyond are not read again from a cache
-constexpr Index kConvertedElements = 1 << 20;    // at a time
-constexpr Index kMostConverted = Index{1} << 26; // elements of a plane that may be copied into a wider type
+constexpr Index kCachedBytes = 12 << 20;      // results beyond are not read again from a cache
+constexpr Index kConvertedElements = 1 << 20; // at a time
 
 template <class T>
 constexpr T lowest() {
@@ -235,10 +234,6 @@ void max_pool(const T* x, T* y, Index* indices, const PoolGeometry& geometry, in
     } else {
         PoolGeometry g = geometry;
         const Index in = volume(g.input), out = volume(g.output), planes = g.planes;
-        if (in + out > kMostConverted) { // a copy of one plane would be too large
-            max_by_elements<T>(PoolProblem(g, threads), {x, y, indices});
-            return;
-        }
         const Index most = std::clamp<Index>(kConvertedElements / (in + out), 1, planes);
         std::vector<Compared<T>> from(static_cast<std::size_t>(most * in)), to(most * out);
         for (Index plane = 0; plane < planes; plane += g.planes) {

@@ -6,8 +6,7 @@
 //   OUTER_SUMS
 //   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of a
 //   vector at
-//                              p, zero elsewhere, and store_lanes(p, count, v); both touch nothing else;
-//                              store_past_caches(p, v) and finish_stores()
+//                              p, zero elsewhere, and store_lanes(p, count, v); both touch nothing else
 // Vectors travel through inlined functions only, so no calling convention depends on the instruction set.
 
 #define INLINE inline __attribute__((always_inline))
@@ -442,11 +441,6 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
         tap_products<T, 1>(g, g_stride, src, src_stride, offsets + i, rows, count, sums + i * L);
 }
 
-// --- pooling
-// --------------------------------------------------------------------------------------------------------
-
-#include "pool_body.inl"
-
 // --- the table
 // -------------------------------------------------------------------------------------------------------
 
@@ -457,8 +451,7 @@ constexpr Tiles<T> table() {
 }
 
 constexpr TileSet make_tile_set(const char* name) {
-    return {name,        table<float>(), table<double>(), table<std::int32_t>(), table<std::int64_t>(),
-            pool_table()};
+    return {name, table<float>(), table<double>(), table<std::int32_t>(), table<std::int64_t>()};
 }
 
 #undef INLINE

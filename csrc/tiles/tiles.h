@@ -7,8 +7,6 @@
 
 #include <cstdint>
 
-#include "pool_tiles.h"
-
 namespace fastconv {
 
 using Index = std::int64_t;
@@ -105,7 +103,6 @@ struct TileSet {
     Tiles<double> f64;
     Tiles<std::int32_t> i32;
     Tiles<std::int64_t> i64;
-    PoolTileSet pool;
 };
 
 // The table in use; tile_set_names() lists those that this processor can run, best first.

@@ -6,8 +6,6 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kWorkPerThread = 1 << 15;
-
 class AverageWindows {
 public:
     explicit AverageWindows(const PoolGeometry& g)
@@ -55,7 +53,7 @@ private:
 template <class Body>
 void for_each_plane(const PoolGeometry& g, int threads, const Body& body) {
     const Index work = g.planes * (volume(g.input) + volume(g.output));
-    Parallel::run(g.planes, static_cast<int>(std::min<Index>(threads, 1 + work / kWorkPerThread)),
+    Parallel::run(g.planes, worthwhile_threads(kMemoryBound * work, threads),
                   [&](Index plane, int) { body(plane); });
 }
 
@@ -69,9 +67,9 @@ void avg_pool(const T* x, T* y, const PoolGeometry& g, int threads) {
         const T* from = x + plane * in;
         windows.for_each(
             [&](Index position, double divisor, const Window& d, const Window& h, const Window& w) {
-                T total{};
+                double total = 0; // a long running sum in float32 would lose digits
                 windows.for_each_element(d, h, w, [&](Index i) { total += from[i]; });
-                y[plane * out + position] = total / static_cast<T>(divisor);
+                y[plane * out + position] = static_cast<T>(total / divisor);
             });
     });
 }

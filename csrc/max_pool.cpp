@@ -8,8 +8,6 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kWorkPerThread = 1 << 15;
-
 template <class T>
 constexpr T lowest() {
     return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity()
@@ -53,8 +51,7 @@ void max_pool(const T* x, T* y, Index* indices, const PoolGeometry& g, int threa
     const std::array<std::vector<Window>, 3> windows{axis_windows(g, 0), axis_windows(g, 1),
                                                      axis_windows(g, 2)};
     const Index in = volume(g.input), out = volume(g.output);
-    const int workers =
-        static_cast<int>(std::min<Index>(threads, 1 + g.planes * (in + out) / kWorkPerThread));
+    const int workers = worthwhile_threads(kMemoryBound * g.planes * (in + out), threads);
     Parallel::run(g.planes, workers, [&](Index plane, int) {
         max_plane(x + plane * in, y + plane * out, indices == nullptr ? nullptr : indices + plane * out, g,
                   windows);
@@ -65,8 +62,7 @@ template <class T>
 Index max_pool_grad_input(const T* grad_y, const Index* indices, T* grad_x, Index planes, Index output_plane,
                           Index input_plane, int threads) {
     std::vector<Index> bad(static_cast<std::size_t>(planes), -1);
-    const int workers = static_cast<int>(
-        std::min<Index>(threads, 1 + planes * (input_plane + output_plane) / kWorkPerThread));
+    const int workers = worthwhile_threads(kMemoryBound * planes * (input_plane + output_plane), threads);
     Parallel::run(planes, workers, [&](Index plane, int) {
         T* grad = grad_x + plane * input_plane;
         std::fill_n(grad, input_plane, T{});

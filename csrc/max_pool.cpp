@@ -1,12 +1,17 @@
 // Maximum pooling: of equal elements the first in row-major order wins, NaN over everything, the last NaN
 // over others.
+#include <atomic>
 #include <limits>
 
 #include "kernels.h"
-#include "parallel.h"
+#include "pooling.h"
 
 namespace fastconv {
 namespace {
+
+constexpr Index kCachedBytes = 12 << 20;         // results beyond are not read again from a cache
+constexpr Index kConvertedElements = 1 << 20;    // at a time
+constexpr Index kMostConverted = Index{1} << 26; // elements of a plane that may be copied into a wider type
 
 template <class T>
 constexpr T lowest() {
@@ -14,69 +19,254 @@ constexpr T lowest() {
                                                 : std::numeric_limits<T>::lowest();
 }
 
-// Any windows, by their tables.
 template <class T>
-void max_plane(const T* x, T* y, Index* indices, const PoolGeometry& g,
-               const std::array<std::vector<Window>, 3>& windows) {
-    for (const Window& d : windows[0])
-        for (const Window& h : windows[1])
-            for (const Window& w : windows[2]) {
-                T best = lowest<T>();
-                Index where = -1;
-                for (Index i = 0; i < d.inside; ++i)
-                    for (Index j = 0; j < h.inside; ++j) {
-                        const Index row =
-                            ((d.first + i * g.dilation[0]) * g.input[1] + h.first + j * g.dilation[1]) *
-                                g.input[2] +
-                            w.first;
-                        for (Index k = 0; k < w.inside; ++k) {
-                            const Index position = row + k * g.dilation[2];
-                            const T value = x[position];
-                            if (where < 0 || value > best || value != value) {
-                                best = value;
-                                where = position;
-                            }
-                        }
-                    }
-                *y++ = best;
-                if (indices != nullptr)
-                    *indices++ = where;
-            }
+const MaxTiles<T>& max_tiles();
+template <>
+const MaxTiles<float>& max_tiles() {
+    return tile_set().pool.max_f32;
+}
+template <>
+const MaxTiles<double>& max_tiles() {
+    return tile_set().pool.max_f64;
+}
+template <>
+const MaxTiles<std::int32_t>& max_tiles() {
+    return tile_set().pool.max_i32;
+}
+template <>
+const MaxTiles<std::int64_t>& max_tiles() {
+    return tile_set().pool.max_i64;
+}
+
+template <class T>
+struct MaxArrays {
+    const T* x;
+    T* y;
+    Index* indices; // or null
+};
+
+bool past_caches(const PoolProblem& p) {
+    return p.g.planes * p.y_plane() > kCachedBytes / static_cast<Index>(sizeof(Index));
+}
+
+template <class T>
+void max_by_columns(const PoolProblem& p, const MaxArrays<T>& a) {
+    const MaxTiles<T>& tile = max_tiles<T>();
+    const PoolPlan plan = p.plan();
+    const RowWindows windows = p.row_windows();
+    const Index columns = windows.results, pitch = round_up(columns, tiles<T>().lanes);
+    const bool where = a.indices != nullptr, past = past_caches(p);
+    const PoolTasks tasks = PoolTasks::of_planes(
+        plan, p.g.planes, pitch * static_cast<Index>(sizeof(T) + sizeof(Position<T>)), p.threads);
+    tasks.run([&](Index plane, const PoolBlock& block) {
+        const T* x = a.x + plane * p.x_plane();
+        T* values = workspace<T>(Slot::panels, block.sources() * pitch);
+        Position<T>*positions = nullptr, *places = nullptr;
+        if (where) {
+            positions = workspace<Position<T>>(Slot::positions, block.sources() * pitch);
+            places = workspace<Position<T>>(Slot::places, pitch);
+        }
+        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
+            const Index first = plan.source_row(slice, row);
+            tile.along(x + first, static_cast<Position<T>>(first), windows, values + i * pitch,
+                       where ? positions + i * pitch : nullptr);
+        });
+        plan.for_each_result_row(
+            block, pitch, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
+                const Index out = plane * p.y_plane() + plan.result_row(slice, row);
+                tile.across(values, positions, rows, row_count, columns, a.y + out, places);
+                if (where)
+                    tile.widen(places, columns, a.indices + out, past);
+            });
+    });
+}
+
+// False where that needs too much memory.
+template <class T>
+bool max_by_planes(const PoolProblem& p, const MaxArrays<T>& a) {
+    const MaxTiles<T>& tile = max_tiles<T>();
+    const PoolPlan plan = p.plan();
+    const AxisLists width = p.lists(2);
+    const Index lanes = tiles<T>().lanes, x_row = p.g.input[2] * lanes, y_row = p.g.output[2] * lanes;
+    const bool where = a.indices != nullptr, past = past_caches(p);
+    const Index row_bytes = x_row * static_cast<Index>(sizeof(T)) +
+                            2 * y_row * static_cast<Index>(sizeof(T) + sizeof(Position<T>));
+    const PoolTasks tasks = PoolTasks::of_groups(plan, p.g.planes, lanes, row_bytes, p.threads);
+    if (!tasks.fit())
+        return false;
+    tasks.run([&](Index group, const PoolBlock& block) {
+        const Index plane = group * lanes, planes = std::min(lanes, p.g.planes - plane);
+        T* x = workspace<T>(Slot::window, block.sources() * x_row);
+        T* values = workspace<T>(Slot::panels, block.sources() * y_row);
+        T* y = workspace<T>(Slot::results, block.results() * y_row);
+        Position<T>*positions = nullptr, *places = nullptr;
+        if (where) {
+            positions = workspace<Position<T>>(Slot::positions, block.sources() * y_row);
+            places = workspace<Position<T>>(Slot::places, block.results() * y_row);
+        }
+        interleave(plan, block, a.x + plane * p.x_plane(), planes, x);
+        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
+            tile.along_interleaved(x + i * x_row, static_cast<Position<T>>(plan.source_row(slice, row)),
+                                   width.row_lists(), values + i * y_row,
+                                   where ? positions + i * y_row : nullptr);
+        });
+        plan.for_each_result_row(block, y_row,
+                                 [&](Index, Index, Index i, const Index* rows, Index row_count) {
+                                     tile.across(values, positions, rows, row_count, y_row, y + i * y_row,
+                                                 where ? places + i * y_row : nullptr);
+                                 });
+        separate(plan, block, y, planes, a.y + plane * p.y_plane());
+        if (!where)
+            return;
+        Index* indices = a.indices + plane * p.y_plane();
+        for_each_run(plan, block, places, [&](Index offset, Index length, const Position<T>* run) {
+            auto* staged = workspace<Position<T>>(Slot::staging, planes * length);
+            tiles<Position<T>>().transpose(run, lanes, length, planes, staged, length, length);
+            for (Index i = 0; i < planes; ++i)
+                tile.widen(staged + i * length, length, indices + offset + i * p.y_plane(), past);
+        });
+    });
+    return true;
+}
+
+template <class T>
+void max_by_windows(const PoolProblem& p, const MaxArrays<T>& a) {
+    const PoolPlan plan = p.plan();
+    const PoolTasks tasks = PoolTasks::of_planes(plan, p.g.planes, 1, p.threads);
+    tasks.run([&](Index plane, const PoolBlock& block) {
+        const T* x = a.x + plane * p.x_plane();
+        plan.for_each_result_row(
+            block, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
+                Index out = plane * p.y_plane() + plan.result_row(slice, row);
+                for (const Window& w : p.windows[2]) {
+                    Position<T> where;
+                    max_tiles<T>().window(x, w.first, rows, row_count, w.inside, a.y + out, &where);
+                    if (a.indices != nullptr)
+                        a.indices[out] = where;
+                    ++out;
+                }
+            });
+    });
+}
+
+template <class T>
+void max_by_elements(const PoolProblem& p, const MaxArrays<T>& a) {
+    for_each_plane(p.g.planes, p.x_plane() + p.y_plane(), p.threads, [&](Index plane) {
+        const T* x = a.x + plane * p.x_plane();
+        p.for_each_window([&](Index out, Index d, Index h, Index w) {
+            T best = lowest<T>();
+            Index where = -1;
+            p.for_each_element(d, h, w, [&](Index i) {
+                if (where < 0 || x[i] > best || x[i] != x[i]) {
+                    best = x[i];
+                    where = i;
+                }
+            });
+            a.y[plane * p.y_plane() + out] = best;
+            if (a.indices != nullptr)
+                a.indices[plane * p.y_plane() + out] = where;
+        });
+    });
+}
+
+template <class T>
+void max_pool_compared(const MaxArrays<T>& a, const PoolGeometry& g, int threads) {
+    const PoolProblem p(g, threads);
+    PoolWay way = p.x_plane() > std::numeric_limits<Position<T>>::max()
+                      ? PoolWay::none
+                      : p.cheapest(tiles<T>().lanes, PoolWork::maximum);
+    if (way == PoolWay::planes) {
+        if (max_by_planes(p, a))
+            return;
+        way = p.cheapest(tiles<T>().lanes, PoolWork::maximum, false);
+    }
+    if (way == PoolWay::columns)
+        max_by_columns(p, a);
+    else if (way == PoolWay::windows)
+        max_by_windows(p, a);
+    else
+        max_by_elements(p, a);
+}
+
+// to[indices[i]] += from[i], where an index of -1 adds nothing. False where another lies outside [0, size).
+template <class T>
+bool scatter_add(const T* from, const Index* indices, Index count, T* to, Index size) {
+    bool sound = true;
+    for (Index i = 0; i < count; ++i) {
+        const Index where = indices[i];
+        if (static_cast<std::uint64_t>(where) < static_cast<std::uint64_t>(size))
+            to[where] += from[i];
+        else
+            sound &= where == -1;
+    }
+    return sound;
+}
+
+// The type that elements are compared in: one that has tiles, and room for all values in the same order.
+template <class T>
+using Compared = std::conditional_t<
+    std::is_floating_point_v<T>, T,
+    std::conditional_t<sizeof(T) < 4 || std::is_same_v<T, std::int32_t>, std::int32_t, std::int64_t>>;
+
+constexpr std::uint64_t kSignBit = std::uint64_t{1} << 63; // flipped, uint64 becomes int64 in the same order
+
+template <class T>
+Compared<T> to_compared(T value) {
+    if constexpr (std::is_same_v<T, std::uint64_t>)
+        return static_cast<std::int64_t>(value ^ kSignBit);
+    else
+        return value;
+}
+
+template <class T>
+T from_compared(Compared<T> value) {
+    if constexpr (std::is_same_v<T, std::uint64_t>)
+        return static_cast<std::uint64_t>(value) ^ kSignBit;
+    else // the maximum of no element is lower than any T
+        return static_cast<T>(std::max(value, static_cast<Compared<T>>(lowest<T>())));
 }
 
 } // namespace
 
 template <class T>
-void max_pool(const T* x, T* y, Index* indices, const PoolGeometry& g, int threads) {
-    const std::array<std::vector<Window>, 3> windows{axis_windows(g, 0), axis_windows(g, 1),
-                                                     axis_windows(g, 2)};
-    const Index in = volume(g.input), out = volume(g.output);
-    const int workers = worthwhile_threads(kMemoryBound * g.planes * (in + out), threads);
-    Parallel::run(g.planes, workers, [&](Index plane, int) {
-        max_plane(x + plane * in, y + plane * out, indices == nullptr ? nullptr : indices + plane * out, g,
-                  windows);
-    });
+void max_pool(const T* x, T* y, Index* indices, const PoolGeometry& geometry, int threads) {
+    if constexpr (std::is_same_v<T, Compared<T>>) {
+        max_pool_compared<T>({x, y, indices}, geometry, threads);
+    } else {
+        PoolGeometry g = geometry;
+        const Index in = volume(g.input), out = volume(g.output), planes = g.planes;
+        if (in + out > kMostConverted) { // a copy of one plane would be too large
+            max_by_elements<T>(PoolProblem(g, threads), {x, y, indices});
+            return;
+        }
+        const Index most = std::clamp<Index>(kConvertedElements / (in + out), 1, planes);
+        std::vector<Compared<T>> from(static_cast<std::size_t>(most * in)), to(most * out);
+        for (Index plane = 0; plane < planes; plane += g.planes) {
+            g.planes = std::min(most, planes - plane);
+            std::transform(x + plane * in, x + (plane + g.planes) * in, from.begin(), to_compared<T>);
+            max_pool_compared<Compared<T>>(
+                {from.data(), to.data(), indices == nullptr ? nullptr : indices + plane * out}, g, threads);
+            std::transform(to.begin(), to.begin() + g.planes * out, y + plane * out, from_compared<T>);
+        }
+    }
 }
 
 template <class T>
 Index max_pool_grad_input(const T* grad_y, const Index* indices, T* grad_x, Index planes, Index output_plane,
                           Index input_plane, int threads) {
-    std::vector<Index> bad(static_cast<std::size_t>(planes), -1);
-    const int workers = worthwhile_threads(kMemoryBound * planes * (input_plane + output_plane), threads);
-    Parallel::run(planes, workers, [&](Index plane, int) {
-        T* grad = grad_x + plane * input_plane;
-        std::fill_n(grad, input_plane, T{});
-        for (Index i = plane * output_plane; i < (plane + 1) * output_plane; ++i) {
-            const Index where = indices[i];
-            if (where >= 0 && where < input_plane) {
-                grad[where] += grad_y[i];
-            } else if (where != -1 && bad[plane] < 0) {
-                bad[plane] = i;
-            }
-        }
+    std::atomic<bool> sound{true};
+    for_each_plane(planes, input_plane + output_plane, threads, [&](Index plane) {
+        T* to = grad_x + plane * input_plane;
+        std::fill_n(to, input_plane, T{});
+        if (!scatter_add(grad_y + plane * output_plane, indices + plane * output_plane, output_plane, to,
+                         input_plane))
+            sound = false;
     });
-    const auto first = std::find_if(bad.begin(), bad.end(), [](Index i) { return i >= 0; });
-    return first == bad.end() ? -1 : *first;
+    if (sound)
+        return -1;
+    const Index* bad = std::find_if(indices, indices + planes * output_plane,
+                                    [&](Index where) { return where < -1 || where >= input_plane; });
+    return bad - indices;
 }
 
 #define INSTANTIATE_MAX(T) template void max_pool(const T*, T*, Index*, const PoolGeometry&, int);

@@ -28,3 +28,13 @@ INLINE void store_lanes(T* p, int count, Vector<T> v) {
     else
         _mm256_maskstore_epi64((long long*)p, lane_mask<T>(0, count), (__m256i)v);
 }
+
+// Stores to an aligned address without reading the line first; finish_stores before anybody else looks.
+template <class T>
+INLINE void store_past_caches(T* p, Vector<T> v) {
+    _mm256_stream_si256((__m256i*)p, (__m256i)v);
+}
+
+INLINE void finish_stores() {
+    _mm_sfence();
+}

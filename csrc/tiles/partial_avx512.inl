@@ -22,3 +22,13 @@ INLINE void store_lanes(T* p, int count, Vector<T> v) {
     else
         _mm512_mask_storeu_epi64(p, (__mmask8)mask, (__m512i)v);
 }
+
+// Stores to an aligned address without reading the line first; finish_stores before anybody else looks.
+template <class T>
+INLINE void store_past_caches(T* p, Vector<T> v) {
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+}
+
+INLINE void finish_stores() {
+    _mm_sfence();
+}

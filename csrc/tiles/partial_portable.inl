@@ -15,3 +15,11 @@ INLINE void store_lanes(T* p, int count, Vector<T> v) {
     for (int j = 0; j < count; ++j)
         p[j] = lanes[j];
 }
+
+// There is no portable way past the caches.
+template <class T>
+INLINE void store_past_caches(T* p, Vector<T> v) {
+    store(p, v);
+}
+
+INLINE void finish_stores() {}

@@ -4,9 +4,9 @@
 //   ROWS, VECTORS              the product tile: ROWS x VECTORS vectors of sums
 //   OUTER_VECTORS              the widest of the weight gradient's tiles, whose sums are OUTER_SUMS vectors
 //   OUTER_SUMS
-//   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of a
-//   vector at
-//                              p, zero elsewhere, and store_lanes(p, count, v); both touch nothing else
+//   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of
+//                              a vector at p, zero elsewhere; store_lanes(p, count, v); both touch nothing
+//                              else; store_past_caches(p, v) and finish_stores()
 // Vectors travel through inlined functions only, so no calling convention depends on the instruction set.
 
 #define INLINE inline __attribute__((always_inline))
@@ -59,8 +59,7 @@ INLINE Vector<T> activate(Vector<T> v, Activation activation) {
     }
 }
 
-// --- product tile
-// ----------------------------------------------------------------------------------------------------
+// --- product tile ------------------------------------------------------------------------------------------
 
 // Sums stay in R x VECTORS registers; each step loads VECTORS vectors of b and broadcasts R values of a.
 template <class T, int R>
@@ -166,8 +165,7 @@ void multiply(const T* a, const T* b, Index depth, const TileStore<T>& s) {
         multiply_store<T, ROWS / 4>(a, b, depth, s);
 }
 
-// --- packing
-// ---------------------------------------------------------------------------------------------------------
+// --- packing -----------------------------------------------------------------------------------------------
 
 template <class T>
 void pack_run(const T* src, Index src_stride, Index step, T* dst, Index dst_stride, Index channels, int first,
@@ -250,8 +248,7 @@ void transpose(const T* src, Index src_stride, Index rows, Index length, T* dst,
     }
 }
 
-// --- weight gradient
-// -------------------------------------------------------------------------------------------------
+// --- weight gradient ---------------------------------------------------------------------------------------
 
 template <class T, int R, int V>
 INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
@@ -318,8 +315,7 @@ void outer(const T* x, Index x_stride, Index x_step, const T* g, const Segment* 
                                       first);
 }
 
-// --- few channels
-// ----------------------------------------------------------------------------------------------------
+// --- few channels ------------------------------------------------------------------------------------------
 
 // R results at C places, `src_step` and `dst_step` apart: C neighbouring vectors of a row, or C rows. Several
 // sums in flight hide the latency of a multiply-add.
@@ -441,8 +437,11 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
         tap_products<T, 1>(g, g_stride, src, src_stride, offsets + i, rows, count, sums + i * L);
 }
 
-// --- the table
-// -------------------------------------------------------------------------------------------------------
+// --- pooling -----------------------------------------------------------------------------------------------
+
+#include "pool_body.inl"
+
+// --- the table ---------------------------------------------------------------------------------------------
 
 template <class T>
 constexpr Tiles<T> table() {
@@ -451,7 +450,8 @@ constexpr Tiles<T> table() {
 }
 
 constexpr TileSet make_tile_set(const char* name) {
-    return {name, table<float>(), table<double>(), table<std::int32_t>(), table<std::int64_t>()};
+    return {name,        table<float>(), table<double>(), table<std::int32_t>(), table<std::int64_t>(),
+            pool_table()};
 }
 
 #undef INLINE

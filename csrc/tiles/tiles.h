@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "pool_tiles.h"
+
 namespace fastconv {
 
 using Index = std::int64_t;
@@ -103,6 +105,7 @@ struct TileSet {
     Tiles<double> f64;
     Tiles<std::int32_t> i32;
     Tiles<std::int64_t> i64;
+    PoolTileSet pool;
 };
 
 // The table in use; tile_set_names() lists those that this processor can run, best first.

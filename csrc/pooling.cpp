@@ -5,7 +5,8 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kWorkPerTask = 1 << 14; // elements
+constexpr Index kElement = 4 * kMemoryBound; // the time of one, in multiply-adds
+constexpr Index kWorkPerTask = 1 << 14;      // elements
 constexpr Index kTasksPerWorker = 4;
 constexpr Index kFewestRows = 4; // of a block: neighbours compute the rows that they share twice
 constexpr Index kPlaneBytes = 128 << 10, kGroupBytes = 512 << 10; // of a block: L2
@@ -217,7 +218,7 @@ PoolTasks::PoolTasks(const PoolPlan& plan, Index planes, Index per_unit, Index r
 }
 
 int pool_workers(Index elements, int threads) {
-    return worthwhile_threads(kMemoryBound * elements, threads);
+    return worthwhile_threads(kElement * elements, threads);
 }
 
 } // namespace fastconv

@@ -36,25 +36,41 @@ from workloads import CONV_LAYERS, POOL_LAYERS, ConvLayer, PoolLayer
 import fastconv as fc
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}  # of the largest result: a wrong kernel is far beyond
+PAUSE, WARM_UP = 0.08, 0.01  # seconds before a contender's turn
+TIMED = 3  # calls at each turn
+FEWEST_ROUNDS = 5
 Row = dict[str, Any]
 
 
 def interleaved(calls: dict[str, Call], budget: float) -> dict[str, float]:
-    """The median seconds of each call. They take turns: a change of the machine's speed meets all of them."""
-    for call in calls.values():
-        call()
-    started = time.perf_counter()
-    for call in calls.values():
-        call()
-    round_seconds = time.perf_counter() - started
-    rounds = max(5, min(200, int(budget / max(round_seconds, 1e-6))))
+    """The median seconds of each call. They take turns: a change of the machine's speed meets all of them.
+
+    Nobody is measured against the waiting of others: threads of BLAS and ONNX Runtime spin for some tens of
+    milliseconds after their work, so each turn begins with a pause, and then untimed calls that wake its own.
+    """
+    rounds = FEWEST_ROUNDS
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    started = time.perf_counter()
+    done = 0
+    while done < rounds:
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            time.sleep(PAUSE)
+            run_for(WARM_UP, call)
+            for _ in range(TIMED):
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+        done += 1
+        rounds = max(FEWEST_ROUNDS, int(budget / (time.perf_counter() - started) * done))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def run_for(seconds: float, call: Call) -> None:
+    """Call at least once."""
+    until = time.perf_counter() + seconds
+    call()
+    while time.perf_counter() < until:
+        call()
 
 
 def check_agreement(label: str, calls: dict[str, Call], dtype: str) -> None:
@@ -145,7 +161,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=fc.get_num_threads())
     parser.add_argument("--dtype", default="float32", choices=list(TOLERANCE))
     parser.add_argument("--filter", default="", help="only layers whose name contains this")
-    parser.add_argument("--budget", type=float, default=0.5, help="seconds for each layer and direction")
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds for each layer and direction")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
 

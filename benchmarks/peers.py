@@ -125,23 +125,51 @@ def im2col_conv(layer: ConvLayer, direction: str, a: ConvArrays) -> Call:
     return {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight}[direction]
 
 
-def windows_pool(layer: PoolLayer, direction: str, a: PoolArrays) -> Call | None:
-    """Pooling over a strided view of all windows."""
+def windows_pool(layer: PoolLayer, direction: str, a: PoolArrays) -> Call:
+    """Pooling over a strided view of all windows; its gradients one kernel position, or one maximum, at a time."""
     k, s, p = layer.kernel, layer.stride, layer.padding
-    if direction != "forward":
-        return None
+    side, out = layer.size + 2 * p, layer.output
+    planes = a.x.shape[0] * layer.channels
     fill = -np.inf if layer.kind == "max" else 0
 
-    def forward() -> Array:
+    def windows() -> Array:
         padded = np.pad(a.x, ((0, 0), (0, 0), (p, p), (p, p)), constant_values=fill) if p else a.x
-        windows = sliding_window_view(padded, (k, k), axis=(2, 3))[:, :, ::s, ::s]
+        return sliding_window_view(padded, (k, k), axis=(2, 3))[:, :, ::s, ::s]
+
+    def forward() -> Array:
         if layer.kind == "avg":
-            return windows.mean(axis=(4, 5), dtype=a.x.dtype)
-        flat = windows.reshape(*windows.shape[:4], k * k)
+            return windows().mean(axis=(4, 5), dtype=a.x.dtype)
+        flat = windows().reshape(*a.grad_y.shape, k * k)
         best = flat.argmax(axis=4)
         return np.take_along_axis(flat, best[..., None], axis=4)[..., 0]
 
-    return forward
+    def inner(padded: Array) -> Array:
+        return padded.reshape(*a.x.shape[:2], side, side)[:, :, p : p + layer.size, p : p + layer.size]
+
+    def avg_backward() -> Array:
+        padded = np.zeros((*a.x.shape[:2], side, side), a.x.dtype)
+        share = a.grad_y / a.x.dtype.type(k * k)
+        for i in range(k):
+            for j in range(k):
+                padded[:, :, i : i + s * out : s, j : j + s * out : s][:, :, :out, :out] += share
+        return inner(padded)
+
+    if direction == "forward":
+        return forward
+    if layer.kind == "avg":
+        return avg_backward
+
+    row, column = np.divmod(windows().reshape(*a.grad_y.shape, k * k).argmax(axis=4), k)
+    row += s * np.arange(out)[:, None]
+    column += s * np.arange(out)
+    where = ((row * side + column).reshape(planes, -1) + side**2 * np.arange(planes)[:, None]).reshape(-1)
+
+    def max_backward() -> Array:
+        padded = np.zeros(planes * side**2, a.x.dtype)
+        np.add.at(padded, where, a.grad_y.reshape(-1))
+        return inner(padded)
+
+    return max_backward
 
 
 # --- PyTorch ---------------------------------------------------------------------------------------------

@@ -333,6 +333,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("available_isas", &available_isas);
     m.def("get_isa", [] { return std::string(tile_set().name); });
     m.def("set_isa", &set_isa, py::arg("name"));
-    m.def("parallel_description", [] { return std::string(Parallel::description()); });
+    m.def("use_openmp", &Parallel::use_openmp, py::arg("use"));
+    m.def("parallel_description", &Parallel::description);
     m.def("compiler", [] { return std::string(__VERSION__); });
 }

@@ -9,11 +9,10 @@
 #include <string>
 #include <thread>
 
+#include "thread_pool.h"
+
 #if defined(FASTCONV_OPENMP)
 #include <omp.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -22,20 +21,77 @@
 namespace fastconv {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+using Body = void (*)(const void* context, Index task, int worker);
+
 void no_check() {}
 void (*interrupt_check)() = no_check;
 
 constexpr auto kCheckInterval = std::chrono::milliseconds(50);
 
+// One parallel loop: workers claim its tasks one by one; the first exception ends it.
+class Loop {
+public:
+    Loop(Index tasks, Body body, const void* context) : tasks_(tasks), body_(body), context_(context) {}
+
+    void work(int worker) {
+        auto last_check = Clock::now();
+        for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
+            try {
+                body_(context_, task, worker);
+                if (worker == 0 && tasks_ > 1) {
+                    const auto now = Clock::now();
+                    if (now - last_check > kCheckInterval) {
+                        last_check = now;
+                        interrupt_check();
+                    }
+                }
+            } catch (...) {
+                if (!failed_.test_and_set())
+                    error_ = std::current_exception();
+                next_.store(tasks_, std::memory_order_relaxed);
+            }
+        }
+    }
+
+    // When all workers have left.
+    void rethrow() const {
+        if (error_)
+            std::rethrow_exception(error_);
+    }
+
+private:
+    const Index tasks_;
+    const Body body_;
+    const void* const context_;
+    std::atomic<Index> next_{0};
+    std::atomic_flag failed_ = ATOMIC_FLAG_INIT;
+    std::exception_ptr error_;
+};
+
+void run_on_pool(int workers, Loop& loop) {
+    ThreadPool::instance().run(
+        workers - 1, [](void* context, int worker) { static_cast<Loop*>(context)->work(worker); }, &loop);
+}
+
 #if defined(FASTCONV_OPENMP)
-// A child of fork() inherits the pool's records but not its threads, and would wait for them for ever.
-// Releasing the pool before the fork lets parent and child start a new one on demand.
-void release_pool() {
+const std::string kOpenMP = "OpenMP " + std::to_string(_OPENMP);
+
+// A child of fork() inherits the team's records but not its threads, and would wait for them for ever.
+// Releasing the team before the fork lets parent and child start a new one on demand.
+void release_team() {
     omp_pause_resource_all(omp_pause_hard);
 }
 
-const int fork_handler = pthread_atfork(release_pool, nullptr, nullptr);
+void run_on_openmp(int workers, Loop& loop) {
+    static const int fork_handler = pthread_atfork(release_team, nullptr, nullptr);
+    (void)fork_handler;
+#pragma omp parallel num_threads(workers)
+    loop.work(omp_get_thread_num());
+}
 #endif
+
+std::atomic<void (*)(int, Loop&)> run_on{run_on_pool};
 
 } // namespace
 
@@ -43,64 +99,33 @@ void Parallel::set_interrupt_check(void (*check)()) {
     interrupt_check = check;
 }
 
-const char* Parallel::description() {
+bool Parallel::use_openmp(bool use) {
 #if defined(FASTCONV_OPENMP)
-    static const std::string text = "OpenMP " + std::to_string(_OPENMP);
-    return text.c_str();
+    run_on = use ? run_on_openmp : run_on_pool;
+    return true;
 #else
-    return "none";
+    return !use;
+#endif
+}
+
+std::string Parallel::description() {
+#if defined(FASTCONV_OPENMP)
+    return run_on == run_on_openmp ? kOpenMP : "own threads (" + kOpenMP + " on request)";
+#else
+    return "own threads (built without OpenMP)";
 #endif
 }
 
 void Parallel::run_erased(Index tasks, int threads, Erased body, const void* context) {
-    std::atomic<bool> stop{false};
-    std::exception_ptr error;
-    std::atomic_flag error_taken = ATOMIC_FLAG_INIT;
-    auto last_check = std::chrono::steady_clock::now();
-    const bool may_be_long = tasks > 1;
-
-    const auto guarded = [&](Index task, int worker) {
-        if (stop.load(std::memory_order_relaxed))
-            return;
-        try {
-            body(context, task, worker);
-            if (worker == 0 && may_be_long) {
-                const auto now = std::chrono::steady_clock::now();
-                if (now - last_check > kCheckInterval) {
-                    last_check = now;
-                    interrupt_check();
-                }
-            }
-        } catch (...) {
-            if (!error_taken.test_and_set())
-                error = std::current_exception();
-            stop.store(true, std::memory_order_relaxed);
-        }
-    };
-
-    // OpenMP's library ends the process where it cannot start a thread, so nobody gets thousands.
+    // Nobody gets thousands; OpenMP's library ends the process where it cannot start a thread.
     static const int most = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
     const int workers = static_cast<int>(std::min<Index>(std::min(threads, most), tasks));
-#if defined(FASTCONV_OPENMP)
-    if (workers > 1) {
-#pragma omp parallel num_threads(workers)
-        {
-            const int worker = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
-            for (Index task = 0; task < tasks; ++task)
-                guarded(task, worker);
-        }
-    } else {
-        for (Index task = 0; task < tasks; ++task)
-            guarded(task, 0);
-    }
-#else
-    (void)workers;
-    for (Index task = 0; task < tasks; ++task)
-        guarded(task, 0);
-#endif
-    if (error)
-        std::rethrow_exception(error);
+    Loop loop(tasks, body, context);
+    if (workers > 1)
+        run_on.load(std::memory_order_relaxed)(workers, loop);
+    else
+        loop.work(0);
+    loop.rethrow();
 }
 
 namespace {

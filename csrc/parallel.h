@@ -1,7 +1,8 @@
-// Threads. Only parallel.cpp knows OpenMP.
+// Parallel loops: on threads of our own (thread_pool.h) or on OpenMP's, of which only parallel.cpp knows.
 #pragma once
 
 #include <memory>
+#include <string>
 #include <type_traits>
 
 #include "geometry.h"
@@ -26,7 +27,10 @@ public:
     // Called now and then by the calling thread; throws to end the loop. Set once, by the bindings.
     static void set_interrupt_check(void (*check)());
 
-    static const char* description(); // "OpenMP 201511" or "none"
+    // Whose threads to use from now on; false where the module was built without OpenMP.
+    static bool use_openmp(bool use);
+
+    static std::string description();
 
 private:
     using Erased = void (*)(const void* context, Index task, int worker);
@@ -34,10 +38,9 @@ private:
 };
 
 // How many of `threads` are worth their start for this many multiply-adds of a matrix product. A start costs
-// some microseconds on idle processors, but a time slice or two where another program holds one: so kernels
-// of a tenth of a millisecond, which come by the thousand when a small network trains, stay on their caller.
+// two microseconds where the workers are awake, and some tens where they have to be woken.
 inline int worthwhile_threads(Index multiply_adds, int threads) {
-    constexpr Index kPerThread = Index{1} << 24; // about 0.15 milliseconds
+    constexpr Index kPerThread = Index{1} << 22; // about 40 microseconds
     return static_cast<int>(std::min<Index>(threads, 1 + multiply_adds / kPerThread));
 }
 

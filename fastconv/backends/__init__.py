@@ -121,8 +121,8 @@ def _automatic() -> str:
         try:
             load(name)
         except BackendUnavailableError:
-            if name == "cpp" and os.environ.get("FASTCONV_ISA"):
-                raise  # somebody asked for an instruction set, which no other backend can give
+            if name == "cpp" and (os.environ.get("FASTCONV_ISA") or os.environ.get("FASTCONV_THREAD_POOL")):
+                raise  # somebody asked for what no other backend can give
             continue
         return name
     raise AssertionError("the reference backend needs NumPy only")

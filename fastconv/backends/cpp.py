@@ -1,4 +1,9 @@
-"""The compiled kernels: C++ with OpenMP, the instruction set chosen at run time or by ``FASTCONV_ISA``."""
+"""The compiled kernels, in C++.
+
+The instruction set is chosen at run time or by ``FASTCONV_ISA``. Threads are the module's own, which disturb and
+are disturbed least beside those of other libraries, or OpenMP's with ``FASTCONV_THREAD_POOL=openmp``, for those who
+place them by OpenMP's environment variables.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,12 @@ if _isa := os.environ.get("FASTCONV_ISA"):
         _native.set_isa(_isa)
     except ValueError as error:
         raise ImportError(f"FASTCONV_ISA: {error}") from error
+
+if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
+    if _pool not in ("own", "openmp"):
+        raise ImportError(f"FASTCONV_THREAD_POOL: expected 'own' or 'openmp', got {_pool!r}")
+    if not _native.use_openmp(_pool == "openmp"):
+        raise ImportError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
 def conv_forward(

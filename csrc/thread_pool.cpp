@@ -1,0 +1,176 @@
+#include "thread_pool.h"
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <system_error>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace fastconv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kStayAwake = std::chrono::microseconds(200); // kernels often follow one another closely
+constexpr auto kSpinAtEnd = std::chrono::microseconds(50);  // the last tasks usually end together
+
+bool forked = false; // set in a child, which has none of its parent's threads
+
+void pause() {
+    for (int i = 0; i < 16; ++i) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
+#endif
+    }
+}
+
+// Signals are for the interpreter's own threads.
+class SignalsBlocked {
+public:
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    SignalsBlocked(const SignalsBlocked&) = delete;
+    SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+private:
+    sigset_t before_;
+};
+
+} // namespace
+
+ThreadPool& ThreadPool::instance() {
+    static ThreadPool* pool = [] {
+        pthread_atfork(nullptr, nullptr, [] { forked = true; });
+        return new ThreadPool;
+    }();
+    if (forked) { // what the parent's threads held is lost, not freed
+        forked = false;
+        pool = new ThreadPool;
+    }
+    return *pool;
+}
+
+void ThreadPool::run(int helpers, Work work, void* context) {
+    Posting posting{work, context, helpers};
+    std::size_t sleepers = 0;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        add_workers(helpers);
+        keep_workers_off_this_processor();
+        posting.next = postings_;
+        postings_ = &posting;
+        sleepers = threads_.size() - awake_;
+        posted_.fetch_add(1, std::memory_order_release);
+    }
+    for (std::size_t i = std::min(sleepers, static_cast<std::size_t>(helpers)); i > 0; --i)
+        wake_.notify_one();
+    work(context, 0);
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        remove(&posting); // from here on nobody enters
+    }
+    const auto until = Clock::now() + kSpinAtEnd;
+    while (posting.inside.load(std::memory_order_acquire) != 0 && Clock::now() < until)
+        pause();
+    if (posting.inside.load(std::memory_order_acquire) == 0)
+        return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    left_.wait(lock, [&] { return posting.inside.load(std::memory_order_acquire) == 0; });
+}
+
+void ThreadPool::add_workers(int count) {
+    const SignalsBlocked blocked; // also for the new threads
+    while (threads_.size() < static_cast<std::size_t>(count)) {
+        try {
+            std::thread thread([this] { serve(); });
+            threads_.push_back(thread.native_handle());
+            thread.detach();
+        } catch (const std::system_error&) {
+            return; // no more than these: the caller does what nobody else does
+        }
+    }
+}
+
+// Some schedulers wake a thread on the processor of the one that wakes it, where it waits for that to end.
+void ThreadPool::keep_workers_off_this_processor() {
+#if defined(__linux__)
+    const int here = sched_getcpu();
+    if (here < 0 || (here == kept_off_ && kept_count_ == threads_.size()))
+        return;
+    cpu_set_t others;
+    CPU_ZERO(&others);
+    if (sched_getaffinity(0, sizeof others, &others) != 0)
+        return;
+    if (CPU_COUNT(&others) > 1)
+        CPU_CLR(here, &others);
+    for (const pthread_t thread : threads_)
+        pthread_setaffinity_np(thread, sizeof others, &others);
+    kept_off_ = here;
+    kept_count_ = threads_.size();
+#endif
+}
+
+void ThreadPool::serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++awake_;
+    for (;;) {
+        Posting* posting = wanting();
+        if (posting == nullptr) {
+            wait_for_posting(lock);
+            continue;
+        }
+        --posting->wanted;
+        const int number = posting->next_number++;
+        posting->inside.fetch_add(1, std::memory_order_relaxed);
+        lock.unlock();
+        posting->work(posting->context, number);
+        lock.lock();
+        if (posting->inside.fetch_sub(1, std::memory_order_acq_rel) ==
+            1) // its caller may be gone from here on
+            left_.notify_all();
+    }
+}
+
+// Stays awake for a moment, unless there are more workers than processors; then sleeps.
+void ThreadPool::wait_for_posting(std::unique_lock<std::mutex>& lock) {
+    static const std::size_t processors = std::thread::hardware_concurrency();
+    const auto until = Clock::now() + kStayAwake;
+    while (awake_ < processors && Clock::now() < until) {
+        const unsigned seen = posted_.load(std::memory_order_acquire);
+        lock.unlock();
+        while (posted_.load(std::memory_order_acquire) == seen && Clock::now() < until)
+            pause();
+        lock.lock();
+        if (wanting() != nullptr)
+            return;
+    }
+    --awake_;
+    wake_.wait(lock, [&] { return wanting() != nullptr; });
+    ++awake_;
+}
+
+ThreadPool::Posting* ThreadPool::wanting() const {
+    Posting* posting = postings_;
+    while (posting != nullptr && posting->wanted == 0)
+        posting = posting->next;
+    return posting;
+}
+
+void ThreadPool::remove(const Posting* posting) {
+    Posting** link = &postings_;
+    while (*link != posting)
+        link = &(*link)->next;
+    *link = posting->next;
+}
+
+} // namespace fastconv

@@ -1,0 +1,55 @@
+// Threads that help a caller with its loop, if they come in time.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <vector>
+
+#include <pthread.h>
+
+namespace fastconv {
+
+// The caller of a parallel loop works itself, and at the end waits only for those workers that have begun,
+// never for one to arrive. OpenMP's barriers wait for everybody: where another program (or the spinning pool
+// of another library) holds a processor, each loop then takes a time slice of some milliseconds.
+class ThreadPool {
+public:
+    using Work = void (*)(void* context, int worker); // must not throw
+
+    // Of this process; never destroyed, because its workers may outlive every static object.
+    static ThreadPool& instance();
+
+    // Calls work(context, 0) here and, for each of up to `helpers` workers that come before that has
+    // returned, work(context, number) with a number of its own from 1 on. Returns when all have.
+    void run(int helpers, Work work, void* context);
+
+private:
+    // A loop that wants helpers. It lies on its caller's stack.
+    struct Posting {
+        Work work;
+        void* context;
+        int wanted;
+        int next_number = 1;
+        std::atomic<int> inside{0};
+        Posting* next = nullptr;
+    };
+
+    void add_workers(int count);
+    void keep_workers_off_this_processor();
+    void serve();
+    void wait_for_posting(std::unique_lock<std::mutex>& lock);
+    Posting* wanting() const;
+    void remove(const Posting* posting);
+
+    std::mutex mutex_; // guards what follows, save atomics
+    std::condition_variable wake_, left_;
+    std::atomic<unsigned> posted_{0}; // counts postings
+    Posting* postings_ = nullptr;
+    std::vector<pthread_t> threads_;
+    std::size_t awake_ = 0;
+    int kept_off_ = -1;          // this processor,
+    std::size_t kept_count_ = 0; // so many workers
+};
+
+} // namespace fastconv

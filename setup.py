@@ -3,7 +3,7 @@
 Environment variables
 ---------------------
 FASTCONV_NO_OPENMP=1
-    Build without threads even where the compiler has OpenMP.
+    Build without OpenMP even where the compiler has it: then only threads of our own can run the kernels.
 FASTCONV_SANITIZE=address,undefined | thread | ...
     Build with these sanitizers (see ``make asan``).
 FASTCONV_BUILD_JOBS=N

@@ -28,13 +28,14 @@ SANITIZED = os.environ.get("FASTCONV_EXPECT_SANITIZED", "0") not in ("", "0")
 
 
 class Target(NamedTuple):
-    """A backend, and the instruction set that it is to use; None where it has no choice."""
+    """A backend, the instruction set that it is to use (None where it has no choice), and whose threads."""
 
     backend: str
     isa: str | None = None
+    openmp: bool = False
 
     def __str__(self) -> str:
-        return self.backend if self.isa is None else f"{self.backend}-{self.isa}"
+        return "-".join(filter(None, [self.backend, self.isa, "openmp" * self.openmp]))
 
 
 def names_in(variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -55,6 +56,9 @@ TESTED = [
     if STATE[name] is True
 ]
 TARGETS = [Target(name, isa) for name in TESTED for isa in isas_of(name)]
+THREADED_TARGETS = [target for target in TARGETS if target.backend != "reference"]
+if "cpp" in TESTED and "OpenMP 20" in importlib.import_module("fastconv._native").parallel_description():
+    THREADED_TARGETS.append(Target("cpp", isas_of("cpp")[0], openmp=True))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,10 +89,12 @@ def chosen(target: Target) -> Iterator[Target]:
     native = importlib.import_module("fastconv._native")
     before = native.get_isa()
     native.set_isa(target.isa)
+    native.use_openmp(target.openmp)
     try:
         yield target
     finally:
         native.set_isa(before)
+        native.use_openmp(False)
 
 
 @pytest.fixture(params=TARGETS, ids=str)
@@ -98,9 +104,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield target.backend
 
 
-@pytest.fixture(params=[target for target in TARGETS if target.backend != "reference"], ids=str)
+@pytest.fixture(params=THREADED_TARGETS, ids=str)
 def threaded_backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """As `backend`, without the reference, which has no threads of its own."""
+    """As `backend`, without the reference, which has no threads, and with OpenMP's threads as well as our own."""
     with chosen(request.param) as target:
         yield target.backend
 

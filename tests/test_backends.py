@@ -306,13 +306,14 @@ def test_show_config(capsys):
 
 # --- what holds for every number of threads ---
 
+# Enough for several threads each.
 WORK = {
     "conv": ((4, 20, 27, 29), (44, 20, 3, 3), {"padding": 1}),
-    "strided": ((3, 6, 41, 43), (17, 6, 5, 5), {"stride": 2, "padding": 2}),
-    "pointwise": ((3, 40, 19, 23), (72, 40, 1, 1), {}),
-    "grouped": ((2, 24, 21, 22), (36, 4, 3, 3), {"groups": 6}),
-    "depthwise": ((3, 33, 25, 27), (33, 1, 3, 3), {"padding": 1, "groups": 33}),
-    "one-sum": ((1, 1, 150, 151), (1, 1, 3, 3), {}),
+    "strided": ((12, 6, 41, 43), (17, 6, 5, 5), {"stride": 2, "padding": 2}),
+    "pointwise": ((12, 40, 19, 23), (72, 40, 1, 1), {}),
+    "grouped": ((16, 24, 21, 22), (36, 4, 3, 3), {"groups": 6}),
+    "depthwise": ((9, 33, 25, 27), (33, 1, 3, 3), {"padding": 1, "groups": 33}),
+    "one-sum": ((1, 1, 450, 451), (1, 1, 3, 3), {}),
     "few-channels": ((16, 3, 40, 41), (8, 3, 3, 3), {"padding": 1}),
 }
 
@@ -386,6 +387,30 @@ def test_other_threads_run_during_a_compiled_kernel(threads, isa):
     assert turns >= 5
 
 
+@pytest.mark.parametrize(("wanted", "found"), [("", "own"), ("own", "own"), ("openmp", "OpenMP 2")])
+def test_environment_chooses_the_threads(wanted, found):
+    native = pytest.importorskip("fastconv._native", exc_type=ImportError)
+    if wanted == "openmp" and not native.use_openmp(False):
+        pytest.skip("built without OpenMP")
+    code = "import fastconv; print(fastconv.show_config('dicts')['backends']['cpp']['parallel'])"
+    assert run_python(code, FASTCONV_THREAD_POOL=wanted).startswith(found)
+
+
+def test_unknown_threads_are_refused():
+    """Not even another backend serves the call."""
+    pytest.importorskip("fastconv._native", exc_type=ImportError)
+    code = """
+import fastconv
+try:
+    fastconv.avg_pool1d([[1.0, 2.0]], 2)
+except fastconv.BackendUnavailableError as error:
+    print(error)
+"""
+    assert "FASTCONV_THREAD_POOL: expected 'own' or 'openmp', got 'both'" in run_python(
+        code, FASTCONV_THREAD_POOL="both"
+    )
+
+
 FORK = """
 import os, signal, sys
 import numpy as np
@@ -394,7 +419,7 @@ import fastconv
 backend = os.environ['TESTED_BACKEND']
 signal.alarm(120)  # ends a child that hangs too, since alarms are set anew there
 rng = np.random.default_rng(0)
-x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((4, 16, 30, 31), (24, 16, 3, 3)))
+x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((16, 16, 30, 31), (24, 16, 3, 3)))
 
 def results():
     y = fastconv.conv2d(x, weight, padding=1, backend=backend)
@@ -423,8 +448,15 @@ print("served")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_fork_after_threads_have_run(threaded_backend):
-    isa = importlib.import_module("fastconv._native").get_isa() if threaded_backend == "cpp" else ""
-    assert run_python(FORK, TESTED_BACKEND=threaded_backend, FASTCONV_ISA=isa) == "served"
+    environment = {"TESTED_BACKEND": threaded_backend}
+    if threaded_backend == "cpp":
+        native = importlib.import_module("fastconv._native")
+        openmp = native.parallel_description().startswith("OpenMP")
+        environment |= {
+            "FASTCONV_ISA": native.get_isa(),
+            "FASTCONV_THREAD_POOL": "openmp" if openmp else "own",
+        }
+    assert run_python(FORK, **environment) == "served"
 
 
 INTERRUPT = """
@@ -446,7 +478,8 @@ assert fastconv.conv2d(x[:1, :, :7, :7], weight[:1], backend="cpp").item() == 51
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in the way of POSIX")
-def test_interrupt_of_a_long_compiled_kernel():
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_interrupt_of_a_long_compiled_kernel(threads):
     if fastconv.available_backends()["cpp"] is not True:
         pytest.skip("there is no compiled backend here")
-    assert run_python(INTERRUPT, FASTCONV_ISA="baseline", FASTCONV_NUM_THREADS="1") == "interrupted"
+    assert run_python(INTERRUPT, FASTCONV_ISA="baseline", FASTCONV_NUM_THREADS=threads) == "interrupted"

@@ -140,9 +140,18 @@ def test_wheel_without_openmp_works_and_says_so(serial_wheel, tmp_path):
     told = run(sys.executable, "-c", USE_WHEEL, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     where, config = json.loads(told)
     assert where.startswith(str(tmp_path))
-    assert config["backends"]["cpp"]["parallel"] == "none"
-    here = fastconv.show_config("dicts")
-    assert here["backends"]["cpp"]["parallel"] != "none" or sys.platform == "darwin"
+    assert config["backends"]["cpp"]["parallel"] == "own threads (built without OpenMP)"
+    here = fastconv.show_config("dicts")["backends"]["cpp"]["parallel"]
+    assert "OpenMP 20" in here or sys.platform == "darwin"
+    told = run(
+        sys.executable,
+        "-c",
+        "import fastconv.backends; print(fastconv.available_backends()['cpp'])",
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+        FASTCONV_THREAD_POOL="openmp",
+    )
+    assert "the module was built without OpenMP" in told
 
 
 def test_there_is_one_version():

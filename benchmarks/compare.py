@@ -36,8 +36,8 @@ from workloads import CONV_LAYERS, POOL_LAYERS, ConvLayer, PoolLayer
 import fastconv as fc
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}  # of the largest result: a wrong kernel is far beyond
-PAUSE, WARM_UP = 0.08, 0.01  # seconds before a contender's turn
-TIMED = 3  # calls at each turn
+PAUSE, WARM_UP = 0.08, 0.03  # seconds before a contender's turn
+TIMED = 5  # calls at each turn
 FEWEST_ROUNDS = 5
 Row = dict[str, Any]
 

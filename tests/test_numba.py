@@ -207,7 +207,7 @@ x, weight = np.ones((2, 24, 40, 41), "float32"), np.ones((20, 24, 3, 3), "float3
 for threads in (1, 2):
     with fc.config_context(threads=threads):
         fc.conv2d(x, weight, backend="numba")
-        fc.avg_pool2d(x, 2, backend="numba")
+        fc.max_pool2d(x, 2, backend="numba")
 print(*counts(), numba_cpu.describe()["cache"])
 """
 

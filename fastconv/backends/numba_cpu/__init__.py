@@ -27,7 +27,8 @@ BLOCK_PANELS = 10  # most column panels packed at once: half a usual second-leve
 SCATTERED_ROWS = 1024  # rows of products that an input gradient adds at once
 WEIGHT_ROWS, WEIGHT_PANELS = 12, 8  # most row and column panels in a block of a weight gradient
 MAX_POOL_BLOCK = 1024  # elements of a maximum that are computed at once
-MAX_POOL_OUTPUTS = 8  # fewest outputs of a plane that are worth it
+MANY_OUTPUTS = 8  # of a plane, that are worth computing side by side
+MOST_SUMMED = 64  # taps of a window that is summed in its own precision
 ENOUGH_TASKS = 16  # where the number of tasks must not depend on that of the workers
 
 
@@ -350,15 +351,53 @@ def max_pool_grad_input(grad_y: Array, indices: Array, grad_x: Array) -> int:
 
 def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     """See `fastconv.backends.protocol`."""
+    as_convolution = _average_as_convolution(geometry)
+    if as_convolution is not None:
+        ones = np.ones(as_convolution.weight_shape, x.dtype)
+        conv_forward(x, ones, None, None, y, as_convolution)
+        y /= _divisors(geometry, y.dtype)
+        return
     workers = _pool_workers(geometry)
     pool.avg_pool.run(workers, _flat(x), _flat(y), _pool_table(geometry), _row_buffers(geometry, workers))
 
 
 def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """See `fastconv.backends.protocol`."""
+    as_convolution = _average_as_convolution(geometry)
+    if as_convolution is not None:
+        ones = np.ones(as_convolution.weight_shape, grad_y.dtype)
+        shares = grad_y / _divisors(geometry, grad_y.dtype)
+        conv_grad_input(shares, ones, None, None, grad_x, as_convolution)
+        return
     workers = min(geometry.planes, _pool_workers(geometry))
     buffers = _row_buffers(geometry, workers)
     pool.avg_pool_grad_input.run(workers, _flat(grad_y), _flat(grad_x), _pool_table(geometry), buffers)
+
+
+@lru_cache(maxsize=1024)
+def _average_as_convolution(g: PoolGeometry) -> ConvGeometry | None:
+    """Many small windows are summed by a convolution with ones; few taps, or the sums would need float64."""
+    if g.adaptive or math.prod(g.kernel_size) > MOST_SUMMED or math.prod(g.output_size) < MANY_OUTPUTS:
+        return None
+    as_convolution = _of_planes(g)
+    return as_convolution if _plan(as_convolution).narrow else None
+
+
+def _divisors(g: PoolGeometry, dtype: np.dtype[Any]) -> Array:
+    """The divisor of each window of a plane, 1 where it holds nothing."""
+    if g.divisor_override:
+        return np.asarray(g.divisor_override, dtype)
+    axes = pool_windows(g)
+    depth, height, width = (axis.length if g.count_include_pad else axis.inside for axis in axes)
+    product: Array = depth[:, None, None] * height[:, None] * width
+    return np.maximum(product, 1, dtype=dtype, casting="same_kind")
+
+
+def _of_planes(g: PoolGeometry) -> ConvGeometry:
+    """The convolution of each plane alone that has the same windows."""
+    return ConvGeometry(
+        g.planes, 1, 1, 1, g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.pad_low
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -380,11 +419,9 @@ class SmallWindows(NamedTuple):
 def _small_windows(g: PoolGeometry) -> SmallWindows | None:
     """Unless windows have too many taps, or planes too few of them, to compute many side by side."""
     taps = math.prod(g.kernel_size)
-    if g.adaptive or taps > vectors.MOST_NUMBERS or math.prod(g.output_size) < MAX_POOL_OUTPUTS:
+    if g.adaptive or taps > vectors.MOST_NUMBERS or math.prod(g.output_size) < MANY_OUTPUTS:
         return None
-    as_convolution = ConvGeometry(
-        g.planes, 1, 1, 1, g.input_size, g.output_size, g.kernel_size, g.stride, g.dilation, g.pad_low
-    )
+    as_convolution = _of_planes(g)
     spread_size = _spread_size(as_convolution)
     if spread_size > _largest_spread(g.input_size):
         return None

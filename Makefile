@@ -112,5 +112,5 @@ PRELOAD    = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-f
 asan: $(VENV)/test.stamp  ## run the smoke tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer
 	FASTCONV_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build \
 	    --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	LD_PRELOAD='$(PRELOAD)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD='$(PRELOAD)' ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	    PYTHONPATH=$(SANITIZED)/lib FASTCONV_EXPECT_SANITIZED=1 $(BIN)/pytest -m smoke $(PYTEST_ARGS)

@@ -393,13 +393,16 @@ KILLING = """
             save_checkpoint(path, state(number))
             number += 1
 
-    save_checkpoint(path, state(0))
+    began = time.perf_counter()
+    for _ in range(5):
+        save_checkpoint(path, state(0))
+    duration = (time.perf_counter() - began) / 5
     amid = loaded = 0
     for _ in range(rounds):
         child = os.fork()
         if child == 0:
             write_until_killed()
-        time.sleep(0.005 + 0.03 * chance.random())
+        time.sleep(duration * (0.5 + 6 * chance.random()))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         left = [p for p in folder.iterdir() if p != path]

@@ -196,9 +196,7 @@ def test_digits_reach_98_percent(run, tmp_path):
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_reaches_89_percent(run):
-    code, out, _ = run(
-        "train", "fashion-mnist", "--data", FASHION, "--threads", 1, "--format", "npz", "--no-plots"
-    )
+    code, out, _ = run("train", "fashion-mnist", "--data", FASHION, "--format", "npz", "--no-plots")
     assert code == 0
     share = re.search(r"test images: loss [\d.]+, accuracy ([\d.]+) % \(\d+ of 10000\)", out)
     assert float(share[1]) >= 89

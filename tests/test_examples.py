@@ -8,18 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import fastconv
+from conftest import TESTED
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU_BACKENDS = ("reference", "cpp", "numba")
 
 
-@pytest.fixture(params=CPU_BACKENDS)
+@pytest.fixture(params=TESTED)
 def backend(request: pytest.FixtureRequest) -> str:
-    state = fastconv.available_backends()[request.param]
-    if state is not True:
-        pytest.skip(f"backend {request.param}: {state}")
     return request.param
 
 

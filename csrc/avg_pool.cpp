@@ -152,9 +152,9 @@ void avg_by_elements(const PoolProblem& p, const T* x, T* y) {
     for_each_plane(p.g.planes, p.x_plane() + p.y_plane(), p.threads, [&](Index plane) {
         const T* from = x + plane * p.x_plane();
         p.for_each_window([&](Index out, Index d, Index h, Index w) {
-            T sum{};
+            double sum = 0;
             p.for_each_element(d, h, w, [&](Index i) { sum += from[i]; });
-            y[plane * p.y_plane() + out] = sum / static_cast<T>(divisors(d, h, w));
+            y[plane * p.y_plane() + out] = static_cast<T>(sum / divisors(d, h, w));
         });
     });
 }

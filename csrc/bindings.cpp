@@ -17,7 +17,13 @@ namespace {
 constexpr Index kSizeLimit = Index{1} << 61;  // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
 constexpr Index kReachLimit = Index{1} << 62; // of a window from where the first one starts
 
+// Signal handlers run in the main thread only. Others do not even ask for the interpreter's lock: where it
+// ends meanwhile, that would end them, too.
+unsigned long main_thread = 0;
+
 void check_interrupt() {
+    if (PyThread_get_thread_ident() != main_thread)
+        return;
     py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0)
         throw py::error_already_set();
@@ -97,6 +103,8 @@ PoolGeometry pool_geometry(const py::tuple& fields) {
                          size_field(fields, 6, 0),  size_field(fields, 7, 0), bool_field(fields, 8),
                          bool_field(fields, 9),     int_field(fields, 10)};
     check_reach(g.output, g.stride, g.kernel, g.dilation);
+    if (g.adaptive && g.dilation != Size3{1, 1, 1})
+        throw py::value_error("geometry: adaptive windows have no dilation");
     return g;
 }
 
@@ -254,6 +262,8 @@ Index bind_max_pool_grad_input(const py::array& grad_y, const py::array& indices
     if (grad_y.ndim() != 4 || grad_x.ndim() != 4 || grad_y.shape(0) != grad_x.shape(0))
         throw py::value_error("grad_y and grad_x must be 4-D with as many planes each");
     const Shape outputs(grad_y.shape(), grad_y.shape() + 4), inputs(grad_x.shape(), grad_x.shape() + 4);
+    if (grad_y.size() == 0 || grad_x.size() == 0)
+        throw py::value_error("grad_y and grad_x must not be empty");
     Index bad = -1;
     dispatch<float, double>(grad_y, [&](auto zero) {
         using T = decltype(zero);
@@ -315,6 +325,7 @@ void set_isa(const std::string& name) {
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     using namespace fastconv;
     m.doc() = "Compiled kernels of fastconv; see fastconv.backends.protocol for their contract.";
+    main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
     Parallel::set_interrupt_check(check_interrupt);
     m.def("conv_forward", &bind_conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true),
           py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("threads"));

@@ -5,7 +5,9 @@
 // channels lie side by side, and then, for a few input channels and one tap at a time, keeps their sums in
 // registers while it walks along the rows of x: x is read as it lies in memory, one element broadcast per
 // step, so any stride costs the same and nothing is packed. Where there are few blocks, the pixels are split
-// as well, in parts that depend on the shape only, and the parts' sums are added in order.
+// as well, in parts that depend on the shape only, and the parts' sums are added in order. However many
+// pixels there are, no running sum is long: a chunk's is added to those of a few others, and these to totals
+// of float64.
 #include "gather.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -14,9 +16,14 @@ namespace fastconv {
 
 namespace {
 
-constexpr Index kTasksWanted = 16;        // enough for any number of threads that this serves well
-constexpr Index kPartialBytes = 64 << 20; // for the partial sums of all parts
-constexpr Index kRowsPerPass = 12;        // input channels of which the tiles make whole blocks
+constexpr Index kTasksWanted = 16;                   // enough for any number of threads that this serves well
+constexpr Index kPartialBytes = 64 << 20;            // for the partial sums of all parts
+constexpr Index kRowsPerPass = 12;                   // input channels of which the tiles make whole blocks
+constexpr Index kLongestChunk = 128;                 // pixels
+constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
+
+template <class T>
+using Total = std::conditional_t<std::is_same_v<T, float>, double, T>;
 
 // Vectors of output channels in a tile: the width that wastes the fewest lanes, the widest of equals.
 template <class T>
@@ -43,17 +50,16 @@ template <class T>
 class GradWeight {
 public:
     GradWeight(const ConvGeometry& g, const GatherProblem<T>& forward, const T* x, const T* grad_y)
-        : g_(g), plan_(forward.plans.front()), source_size_(forward.source_size),
-          result_size_(forward.result_size), x_(x), grad_y_(grad_y), tile_(tiles<T>()),
-          vectors_(outer_vectors<T>(g.group_outputs())), width_(vectors_ * tile_.lanes),
+        : g_(g), plan_(forward.plans.front()), source_size_(forward.source_size), x_(x), grad_y_(grad_y),
+          tile_(tiles<T>()), vectors_(outer_vectors<T>(g.group_outputs())), width_(vectors_ * tile_.lanes),
           inputs_(g.group_inputs()), outputs_(g.group_outputs()), taps_(volume(g.kernel)),
           pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_),
           step_(std::min(plan_.axes[2].step, source_size_[2])) {
-        chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, 256);
+        chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, kLongestChunk);
         chunks_ = ceil_div(pixels_, chunk_);
         const Index owners = g.groups * blocks_;
         const Index affordable =
-            std::max<Index>(1, kPartialBytes / static_cast<Index>(sizeof(T)) / (partial_ * owners));
+            std::max<Index>(1, kPartialBytes / static_cast<Index>(sizeof(Total<T>)) / (partial_ * owners));
         parts_ = std::min({ceil_div(kTasksWanted, owners), affordable, g.batch * chunks_});
     }
 
@@ -61,86 +67,84 @@ public:
         const Index owners = g_.groups * blocks_;
         const Index work = g_.batch * g_.groups * pixels_ * inputs_ * outputs_ * taps_;
         const int workers = worthwhile_threads(work, threads);
-        T* sums = workspace<T>(Slot::partial, owners * parts_ * partial_);
-        Parallel::run(owners * parts_, workers, [&](Index task, int) {
-            sum_part(task / parts_, task % parts_, sums + task * partial_);
-        });
-        Parallel::run(owners, workers, [&](Index owner, int) {
-            T* total = sums + owner * parts_ * partial_;
+        Total<T>* totals = workspace<Total<T>>(Slot::partial, owners * parts_ * partial_);
+        Parallel::run(owners * parts_, workers,
+                      [&](Index task) { sum_part(task / parts_, task % parts_, totals + task * partial_); });
+        Parallel::run(owners, workers, [&](Index owner) {
+            Total<T>* total = totals + owner * parts_ * partial_;
             for (Index part = 1; part < parts_; ++part)
                 for (Index i = 0; i < partial_; ++i)
                     total[i] += total[part * partial_ + i];
+            T* sum = workspace<T>(Slot::results, partial_);
+            std::transform(total, total + partial_, sum,
+                           [](Total<T> value) { return static_cast<T>(value); });
             const Index group = owner / blocks_, first = owner % blocks_ * width_;
             const Index rows = inputs_ * taps_;
-            tile_.transpose(total, width_, rows, std::min(width_, outputs_ - first),
+            tile_.transpose(sum, width_, rows, std::min(width_, outputs_ - first),
                             grad_weight + (group * outputs_ + first) * rows, rows, rows);
         });
     }
 
 private:
-    // sums[c][t][width] over the part's share of all chunks of all images.
-    void sum_part(Index owner, Index part, T* sums) const {
+    // totals[c][t][width] over the part's share of all chunks of all images.
+    void sum_part(Index owner, Index part, Total<T>* totals) const {
         const Index group = owner / blocks_, first = owner % blocks_ * width_;
         const Index plane = volume(source_size_);
         const Index units = g_.batch * chunks_;
         T* turned = workspace<T>(Slot::panels, chunk_ * width_);
+        T* sums = workspace<T>(Slot::results, partial_);
         std::vector<Segment> segments;
-        std::vector<std::size_t> ends(static_cast<std::size_t>(taps_));
-        bool fresh = true;
-        for (Index unit = units * part / parts_; unit < units * (part + 1) / parts_; ++unit) {
+        std::fill_n(totals, partial_, Total<T>{});
+        Index summed = 0, summed_pixels = 0; // chunks and pixels since `sums` were added to `totals`
+        const Index end = units * (part + 1) / parts_;
+        for (Index unit = units * part / parts_; unit < end; ++unit) {
             const Index image = unit / chunks_;
             const Range chunk{unit % chunks_ * chunk_, std::min(pixels_, (unit % chunks_ + 1) * chunk_)};
             const T* g =
                 grad_y_ + (image * g_.out_channels + group * outputs_ + first) * pixels_ + chunk.begin;
             tile_.transpose(g, pixels_, std::min(width_, outputs_ - first), chunk.size(), turned, width_,
                             width_);
-            find_segments(chunk, segments, ends);
             const T* x = x_ + (image * g_.in_channels + group * inputs_) * plane;
-            for (Index c = 0; c < inputs_; c += kRowsPerPass) {
-                const int rows = static_cast<int>(std::min(kRowsPerPass, inputs_ - c));
-                for (Index t = 0; t < taps_; ++t) {
-                    const std::size_t begin = t == 0 ? 0 : ends[t - 1];
-                    if (begin == ends[t] && !fresh)
-                        continue;
-                    tile_.outer(x + c * plane, plane, step_, turned, segments.data() + begin,
-                                static_cast<Index>(ends[t] - begin), sums + (c * taps_ + t) * width_,
-                                taps_ * width_, rows, vectors_, fresh);
-                }
+            Index t = 0;
+            plan_.for_each_tap([&](const GatherTap& d, const GatherTap& h, const GatherTap& w) {
+                find_segments(chunk, d.offset, h.offset, w.offset, segments);
+                for (Index c = 0; c < inputs_ && !(segments.empty() && summed > 0); c += kRowsPerPass)
+                    tile_.outer(x + c * plane, plane, step_, turned, segments.data(),
+                                static_cast<Index>(segments.size()), sums + (c * taps_ + t) * width_,
+                                taps_ * width_, static_cast<int>(std::min(kRowsPerPass, inputs_ - c)),
+                                vectors_, summed == 0);
+                ++t;
+            });
+            summed_pixels += chunk.size();
+            if (++summed == kMostSummed || summed_pixels >= kLongestSum || unit + 1 == end) {
+                for (Index i = 0; i < partial_; ++i)
+                    totals[i] += sums[i];
+                summed = summed_pixels = 0;
             }
-            fresh = false;
         }
     }
 
-    // For every tap, the stretches of the chunk's rows on which it reads inside the input.
-    void find_segments(const Range& chunk, std::vector<Segment>& segments,
-                       std::vector<std::size_t>& ends) const {
+    // The stretches of the chunk's rows on which the tap with these offsets reads inside the input.
+    void find_segments(const Range& chunk, Index offset_d, Index offset_h, Index offset_w,
+                       std::vector<Segment>& segments) const {
         const auto& [d, h, w] = plan_.axes;
+        const Range inside = valid_range(w.outputs, w.step, offset_w, w.source_size);
         segments.clear();
-        std::size_t tap = 0;
-        for (const GatherTap& td : d.taps)
-            for (const GatherTap& th : h.taps)
-                for (const GatherTap& tw : w.taps) {
-                    const Range inside = valid_range(w.outputs, w.step, tw.offset, w.source_size);
-                    for (Index row = chunk.begin / w.outputs; row * w.outputs < chunk.end; ++row) {
-                        const Index sd = row / h.outputs * d.step + td.offset,
-                                    sh = row % h.outputs * h.step + th.offset;
-                        if (sd < 0 || sd >= d.source_size || sh < 0 || sh >= h.source_size)
-                            continue;
-                        const Index begin = std::max(inside.begin, chunk.begin - row * w.outputs);
-                        const Index end = std::min(inside.end, chunk.end - row * w.outputs);
-                        if (begin >= end)
-                            continue;
-                        segments.push_back(
-                            {(sd * h.source_size + sh) * w.source_size + begin * w.step + tw.offset,
-                             (row * w.outputs + begin - chunk.begin) * width_, end - begin});
-                    }
-                    ends[tap++] = segments.size();
-                }
+        for (Index row = chunk.begin / w.outputs; row * w.outputs < chunk.end; ++row) {
+            const Index sd = row / h.outputs * d.step + offset_d, sh = row % h.outputs * h.step + offset_h;
+            if (sd < 0 || sd >= d.source_size || sh < 0 || sh >= h.source_size)
+                continue;
+            const Index begin = std::max(inside.begin, chunk.begin - row * w.outputs);
+            const Index end = std::min(inside.end, chunk.end - row * w.outputs);
+            if (begin < end)
+                segments.push_back({(sd * h.source_size + sh) * w.source_size + begin * w.step + offset_w,
+                                    (row * w.outputs + begin - chunk.begin) * width_, end - begin});
+        }
     }
 
     const ConvGeometry& g_;
     const GatherPlan& plan_;
-    const Size3 source_size_, result_size_;
+    const Size3 source_size_;
     const T* x_;
     const T* grad_y_;
     const Tiles<T>& tile_;

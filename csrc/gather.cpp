@@ -117,7 +117,7 @@ template <class T>
 void fill_with_bias(const GatherProblem<T>& p, int threads) {
     const Index plane = volume(p.result_size), channels = p.groups * p.results;
     const int workers = worthwhile_threads(kMemoryBound * p.batch * channels * plane, threads);
-    Parallel::run(p.batch * channels, workers, [&](Index task, int) {
+    Parallel::run(p.batch * channels, workers, [&](Index task) {
         const T value = p.bias == nullptr ? T{} : p.bias[task % channels];
         std::fill_n(p.result + task * plane, plane, activated(value, p.activation));
     });

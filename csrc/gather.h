@@ -28,6 +28,24 @@ struct GatherPlan {
     Index taps() const {
         return static_cast<Index>(axes[0].taps.size() * axes[1].taps.size() * axes[2].taps.size());
     }
+
+    template <class Visit>
+    void for_each_tap(const Visit& visit) const {
+        for (const GatherTap& d : axes[0].taps)
+            for (const GatherTap& h : axes[1].taps)
+                for (const GatherTap& w : axes[2].taps)
+                    visit(d, h, w);
+    }
+
+    // Where in a kernel of this size the taps lie.
+    std::vector<Index> kernel_positions(const Size3& kernel) const {
+        std::vector<Index> positions;
+        for_each_tap([&](const GatherTap& d, const GatherTap& h, const GatherTap& w) {
+            positions.push_back((d.kernel_position * kernel[1] + h.kernel_position) * kernel[2] +
+                                w.kernel_position);
+        });
+        return positions;
+    }
 };
 
 // One pass over a layer: `sources` channels of each group are weighted and summed into its `results`

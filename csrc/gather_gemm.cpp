@@ -3,8 +3,9 @@
 //
 // A, the weights, is packed once into blocks of Tiles::rows result channels. B is never formed as a whole:
 // each task packs the few panels of Tiles::columns pixels it works on, a chunk of channels at a time, so that
-// they stay in the second-level cache, and runs all its blocks of A over them. Sums over chunks are combined
-// in the result itself, in the order of channels, which depends on the shape only.
+// they stay in the second-level cache (unless the kernel is huge), and runs all its blocks of A over them.
+// Sums over chunks are combined in the result itself, in the order of channels, which depends on the shape
+// only.
 #include <cstring>
 
 #include "activation.h"
@@ -15,8 +16,8 @@
 namespace fastconv {
 namespace {
 
-// Rows of a panel: several panels fit the second-level cache, and no running sum is so long that rounding
-// adds up.
+// Rows of a panel, but at least one channel with all its taps: several panels fit the second-level cache, and
+// few running sums are so long that rounding adds up.
 constexpr Index kDepthOfChunk = 256;
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
@@ -65,10 +66,10 @@ public:
     void run() const {
         const Index packings =
             p_.groups * ceil_div(blocks_, kBlocksPerPacking) * ceil_div(p_.sources, kSourcesPerPacking);
-        Parallel::run(static_cast<Index>(layouts_.size()) * packings, threads_, [&](Index task, int) {
+        Parallel::run(static_cast<Index>(layouts_.size()) * packings, threads_, [&](Index task) {
             pack_weights(layouts_[static_cast<std::size_t>(task / packings)], task % packings);
         });
-        Parallel::run(tasks_, threads_, [this](Index task, int) {
+        Parallel::run(tasks_, threads_, [this](Index task) {
             const auto after =
                 std::upper_bound(layouts_.begin(), layouts_.end(), task,
                                  [](Index t, const PlanLayout& l) { return t < l.first_task; });
@@ -79,12 +80,7 @@ public:
 
 private:
     PlanLayout layout_of(const GatherPlan& plan) const {
-        PlanLayout l{&plan, {}, 0, 0, 0, 0, 0, 0, 0};
-        for (const GatherTap& d : plan.axes[0].taps)
-            for (const GatherTap& h : plan.axes[1].taps)
-                for (const GatherTap& w : plan.axes[2].taps)
-                    l.taps.push_back((d.kernel_position * p_.kernel[1] + h.kernel_position) * p_.kernel[2] +
-                                     w.kernel_position);
+        PlanLayout l{&plan, plan.kernel_positions(p_.kernel), 0, 0, 0, 0, 0, 0, 0};
         const Index longest = std::max<Index>(1, kDepthOfChunk / plan.taps());
         l.chunk = ceil_div(p_.sources, ceil_div(p_.sources, longest));
         l.panels = ceil_div(p_.batch * plan.outputs(), tile_.columns);

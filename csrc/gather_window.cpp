@@ -22,26 +22,19 @@ class GatherWindow {
 public:
     GatherWindow(const GatherProblem<T>& p, const GatherPlan& plan)
         : p_(p), plan_(plan), tile_(tiles<T>()), per_block_(std::min(p.results, kFewChannels)),
-          products_(p.sources * plan.taps()), groups_of_results_(ceil_div(p.results, per_block_)),
+          products_(p.sources * plan.taps()),
           layout_(plan, p.sources, tile_.lanes, sizeof(T), p.sources == 1 ? kDepthwiseBytes : kDenseBytes) {
-        // [group][results / per_block][source, tap][per_block]
-        weights_.resize(static_cast<std::size_t>(p.groups * groups_of_results_ * products_ * per_block_));
-        T* out = weights_.data();
+        // [group][block of results][source, tap][result of the block], the last block being as wide as need
+        // be
+        weights_.reserve(static_cast<std::size_t>(p.groups * p.results * products_));
+        const std::vector<Index> taps = plan.kernel_positions(p.kernel);
         for (Index group = 0; group < p.groups; ++group)
             for (Index first = 0; first < p.results; first += per_block_)
                 for (Index c = 0; c < p.sources; ++c)
-                    for (const GatherTap& d : plan.axes[0].taps)
-                        for (const GatherTap& h : plan.axes[1].taps)
-                            for (const GatherTap& w : plan.axes[2].taps) {
-                                const Index tap =
-                                    (d.kernel_position * p.kernel[1] + h.kernel_position) * p.kernel[2] +
-                                    w.kernel_position;
-                                const Index count = std::min(per_block_, p.results - first);
-                                for (Index i = 0; i < count; ++i)
-                                    out[i] = p.weight[group * p.group_stride + (first + i) * p.result_stride +
-                                                      c * p.source_stride + tap];
-                                out += count;
-                            }
+                    for (const Index tap : taps)
+                        for (Index i = first; i < std::min(p.results, first + per_block_); ++i)
+                            weights_.push_back(p.weight[group * p.group_stride + i * p.result_stride +
+                                                        c * p.source_stride + tap]);
     }
 
     Index blocks() const { return layout_.blocks(); }
@@ -109,7 +102,7 @@ private:
     const GatherProblem<T>& p_;
     const GatherPlan& plan_;
     const Tiles<T>& tile_;
-    const Index per_block_, products_, groups_of_results_;
+    const Index per_block_, products_;
     const WindowLayout layout_;
     std::vector<T> weights_;
 };
@@ -141,7 +134,7 @@ void gather_window(const GatherProblem<T>& p, int threads) {
     // Where there are planes enough a task does all blocks of some, so that a plane is read into cache once.
     if (planes >= kTasksPerThread * workers) {
         const Index per_task = std::clamp<Index>(kWorkPerTask / std::max<Index>(work, 1), 1, 64);
-        Parallel::run(ceil_div(planes, per_task), workers, [&](Index task, int) {
+        Parallel::run(ceil_div(planes, per_task), workers, [&](Index task) {
             for (Index plane = task * per_task; plane < std::min(planes, (task + 1) * per_task); ++plane)
                 for (const GatherWindow<T>& window : plans)
                     for (Index block = 0; block < window.blocks(); ++block)
@@ -149,7 +142,7 @@ void gather_window(const GatherProblem<T>& p, int threads) {
         });
         return;
     }
-    Parallel::run(planes * blocks, workers, [&](Index task, int) {
+    Parallel::run(planes * blocks, workers, [&](Index task) {
         const Index plane = task / blocks;
         Index block = task % blocks;
         auto window = plans.begin();

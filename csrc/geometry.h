@@ -33,7 +33,8 @@ struct ConvGeometry {
     Index group_inputs() const { return in_channels / groups; }
     Index group_outputs() const { return out_channels / groups; }
     bool is_pointwise() const {
-        return volume(kernel) == 1 && volume(stride) == 1 && pad_low == Size3{0, 0, 0} && input == output;
+        return volume(kernel) == 1 && stride == Size3{1, 1, 1} && pad_low == Size3{0, 0, 0} &&
+               input == output;
     }
 };
 

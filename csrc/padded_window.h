@@ -32,9 +32,8 @@ public:
         rows = std::clamp<Index>((bytes / (column_bytes * row_length_) - extent(h)) / h.step, 1, h.outputs);
         window_rows_ = (rows - 1) * h.step + extent(h);
         row_stride = h.step * w.step * row_length_;
-        source_stride = slices_ * window_rows_ * w.step * row_length_;
         // A vector at the end of the last row may reach beyond it.
-        elements = sources * source_stride + lanes;
+        elements = sources * slices_ * window_rows_ * w.step * row_length_ + lanes;
         for (Index c = 0; c < sources; ++c)
             for (Index i = 0; i < slices_; ++i)
                 for (const GatherTap& th : h.taps)
@@ -75,10 +74,10 @@ public:
                            window + (c * slices_ + i) * window_rows_ * w.step * row_length_);
     }
 
-    Index rows, columns;             // results of a whole block
-    Index elements;                  // of the window
-    Index row_stride, source_stride; // between rows of results, and between source channels
-    std::vector<Index> offsets;      // of every (source, tap)
+    Index rows, columns;        // results of a whole block
+    Index elements;             // of the window
+    Index row_stride;           // between rows of results
+    std::vector<Index> offsets; // of every (source, tap)
 
 private:
     static Index smallest_offset(const GatherAxis& a) {

@@ -8,11 +8,13 @@
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "thread_pool.h"
 
 #if defined(FASTCONV_OPENMP)
 #include <omp.h>
+#include <pthread.h>
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -22,27 +24,85 @@ namespace fastconv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Body = void (*)(const void* context, Index task, int worker);
+using Body = void (*)(const void* context, Index task);
 
 void no_check() {}
 void (*interrupt_check)() = no_check;
 
 constexpr auto kCheckInterval = std::chrono::milliseconds(50);
 
+// Nobody gets thousands; OpenMP's library ends the process where it cannot start a thread.
+const int kMostThreads = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kCacheLine = 64;
+
+struct Buffer {
+    void* data = nullptr;
+    std::size_t capacity = 0;
+
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : data(std::exchange(other.data, nullptr)), capacity(std::exchange(other.capacity, 0)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data, other.data);
+        std::swap(capacity, other.capacity);
+        return *this;
+    }
+    ~Buffer() { std::free(data); }
+
+    void* reserve(std::size_t bytes) {
+        if (bytes <= capacity)
+            return data;
+        std::free(data);
+        data = nullptr;
+        capacity = 0;
+        // Large buffers lie on huge pages: thousands of page faults less on first use.
+        const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
+        const std::size_t size = (bytes + alignment - 1) / alignment * alignment;
+        if (size < bytes)
+            throw std::bad_alloc();
+        data = std::aligned_alloc(alignment, size);
+        if (data == nullptr)
+            throw std::bad_alloc();
+#if defined(__linux__)
+        if (alignment == kHugePage)
+            madvise(data, size, MADV_HUGEPAGE);
+#endif
+        capacity = size;
+        return data;
+    }
+};
+
+thread_local std::array<Buffer, static_cast<std::size_t>(Slot::count)> buffers;
+
+// While it lives its thread has other buffers, and those before stay as they are.
+class WorkspaceAside {
+public:
+    WorkspaceAside() : before_(std::move(buffers)) {}
+    ~WorkspaceAside() { buffers = std::move(before_); }
+    WorkspaceAside(const WorkspaceAside&) = delete;
+    WorkspaceAside& operator=(const WorkspaceAside&) = delete;
+
+private:
+    std::array<Buffer, static_cast<std::size_t>(Slot::count)> before_;
+};
+
 // One parallel loop: workers claim its tasks one by one; the first exception ends it.
 class Loop {
 public:
     Loop(Index tasks, Body body, const void* context) : tasks_(tasks), body_(body), context_(context) {}
 
-    void work(int worker) {
+    void work(bool caller) {
         auto last_check = Clock::now();
         for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
             try {
-                body_(context_, task, worker);
-                if (worker == 0 && tasks_ > 1) {
+                body_(context_, task);
+                if (caller && tasks_ > 1) {
                     const auto now = Clock::now();
                     if (now - last_check > kCheckInterval) {
                         last_check = now;
+                        const WorkspaceAside aside; // what is called may compute, too
                         interrupt_check();
                     }
                 }
@@ -71,7 +131,7 @@ private:
 
 void run_on_pool(int workers, Loop& loop) {
     ThreadPool::instance().run(
-        workers - 1, [](void* context, int worker) { static_cast<Loop*>(context)->work(worker); }, &loop);
+        workers - 1, [](void* context, bool caller) { static_cast<Loop*>(context)->work(caller); }, &loop);
 }
 
 #if defined(FASTCONV_OPENMP)
@@ -83,11 +143,11 @@ void release_team() {
     omp_pause_resource_all(omp_pause_hard);
 }
 
+const int fork_handler = pthread_atfork(release_team, nullptr, nullptr);
+
 void run_on_openmp(int workers, Loop& loop) {
-    static const int fork_handler = pthread_atfork(release_team, nullptr, nullptr);
-    (void)fork_handler;
 #pragma omp parallel num_threads(workers)
-    loop.work(omp_get_thread_num());
+    loop.work(omp_get_thread_num() == 0);
 }
 #endif
 
@@ -117,54 +177,14 @@ std::string Parallel::description() {
 }
 
 void Parallel::run_erased(Index tasks, int threads, Erased body, const void* context) {
-    // Nobody gets thousands; OpenMP's library ends the process where it cannot start a thread.
-    static const int most = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
-    const int workers = static_cast<int>(std::min<Index>(std::min(threads, most), tasks));
+    const int workers = static_cast<int>(std::min<Index>(std::min(threads, kMostThreads), tasks));
     Loop loop(tasks, body, context);
     if (workers > 1)
         run_on.load(std::memory_order_relaxed)(workers, loop);
     else
-        loop.work(0);
+        loop.work(true);
     loop.rethrow();
 }
-
-namespace {
-
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kCacheLine = 64;
-
-struct Buffer {
-    void* data = nullptr;
-    std::size_t capacity = 0;
-
-    ~Buffer() { std::free(data); }
-
-    void* reserve(std::size_t bytes) {
-        if (bytes <= capacity)
-            return data;
-        std::free(data);
-        data = nullptr;
-        capacity = 0;
-        // Large buffers lie on huge pages: thousands of page faults less on first use.
-        const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-        const std::size_t size = (bytes + alignment - 1) / alignment * alignment;
-        if (size < bytes)
-            throw std::bad_alloc();
-        data = std::aligned_alloc(alignment, size);
-        if (data == nullptr)
-            throw std::bad_alloc();
-#if defined(__linux__)
-        if (alignment == kHugePage)
-            madvise(data, size, MADV_HUGEPAGE);
-#endif
-        capacity = size;
-        return data;
-    }
-};
-
-thread_local std::array<Buffer, static_cast<std::size_t>(Slot::count)> buffers;
-
-} // namespace
 
 void* workspace_bytes(Slot slot, std::size_t bytes) {
     return buffers[static_cast<std::size_t>(slot)].reserve(bytes);

@@ -9,19 +9,15 @@
 
 namespace fastconv {
 
-// Calls body(task, worker) for every task in [0, tasks), on at most `threads` workers numbered from 0, in any
-// order. The first exception of a worker ends the loop and is thrown again here; so does an interrupt (see
-// below).
+// Calls body(task) for every task in [0, tasks), on at most `threads` threads, in any order. The first
+// exception ends the loop and is thrown again here; so does an interrupt (see below).
 class Parallel {
 public:
     template <class Body>
     static void run(Index tasks, int threads, const Body& body) {
         run_erased(
             tasks, threads,
-            [](const void* context, Index task, int worker) {
-                (*static_cast<const Body*>(context))(task, worker);
-            },
-            &body);
+            [](const void* context, Index task) { (*static_cast<const Body*>(context))(task); }, &body);
     }
 
     // Called now and then by the calling thread; throws to end the loop. Set once, by the bindings.
@@ -33,7 +29,7 @@ public:
     static std::string description();
 
 private:
-    using Erased = void (*)(const void* context, Index task, int worker);
+    using Erased = void (*)(const void* context, Index task);
     static void run_erased(Index tasks, int threads, Erased body, const void* context);
 };
 

@@ -41,13 +41,6 @@ Range span(const AxisLists& lists, Index j) {
     return begin == end ? Range{0, 0} : Range{lists.entries[begin], lists.entries[end - 1] + 1};
 }
 
-std::vector<bool> used(const AxisLists& lists, Index sources) {
-    std::vector<bool> flags(static_cast<std::size_t>(sources));
-    for (const Index entry : lists.entries)
-        flags[entry] = true;
-    return flags;
-}
-
 } // namespace
 
 AxisLists inverse_lists(const AxisLists& lists, Index sources) {
@@ -148,8 +141,23 @@ RowWindows PoolProblem::row_windows() const {
 // --- division of the work ----------------------------------------------------------------------------------
 
 PoolPlan::PoolPlan(const Size3& source, const Size3& result, AxisLists depth, AxisLists height)
-    : source(source), result(result), depth_(std::move(depth)), height_(std::move(height)),
-      slice_used_(used(depth_, source[0])), row_used_(used(height_, source[1])) {}
+    : source(source), result(result), depth_(std::move(depth)), height_(std::move(height)) {}
+
+std::vector<bool> PoolPlan::used(const AxisLists& lists, Range results, Range sources) {
+    std::vector<bool> flags(static_cast<std::size_t>(sources.size()));
+    for (Index i = lists.begin[results.begin]; i < lists.begin[results.end]; ++i)
+        flags[lists.entries[i] - sources.begin] = true;
+    return flags;
+}
+
+Index PoolPlan::longest_span() const {
+    Index slices = 0, rows = 0;
+    for (Index j = 0; j < result[0]; ++j)
+        slices = std::max(slices, span(depth_, j).size());
+    for (Index j = 0; j < result[1]; ++j)
+        rows = std::max(rows, span(height_, j).size());
+    return slices * rows;
+}
 
 std::vector<PoolBlock> PoolPlan::blocks(Index source_rows, Index result_rows) const {
     Range all_rows{0, 0};
@@ -206,7 +214,10 @@ PoolTasks::PoolTasks(const PoolPlan& plan, Index planes, Index per_unit, Index r
     // Many units are dealt out whole, few in blocks.
     const Index tasks = kTasksPerWorker * workers_;
     const bool whole = workers_ == 1 || units_ >= tasks;
-    const Index rows = std::max<Index>(1, bytes / row_bytes), result_rows = plan.result[0] * plan.result[1];
+    // Neighbouring blocks compute the rows that both need twice: where windows are tall, blocks are larger.
+    const Index span = 2 * plan.longest_span(), result_rows = plan.result[0] * plan.result[1];
+    const Index fitting = std::max<Index>(1, bytes / row_bytes);
+    const Index rows = span > fitting && span * row_bytes <= kLargestBytes ? span : fitting;
     const Index fair_rows =
         whole ? result_rows : std::max(kFewestRows, ceil_div(units_ * result_rows, tasks));
     blocks_ = plan.blocks(rows, std::min(rows, fair_rows));

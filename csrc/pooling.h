@@ -37,13 +37,18 @@ public:
     // Blocks of at most so many rows, or else of one result row.
     std::vector<PoolBlock> blocks(Index source_rows, Index result_rows) const;
 
-    // visit(slice, row, i) for each source row of a block that some result needs, the i-th of the block.
+    Index longest_span() const; // source rows from the first to the last that a result row needs
+
+    // visit(slice, row, i) for each source row of a block that some of its results need, the i-th of the
+    // block.
     template <class Visit>
     void for_each_source_row(const PoolBlock& block, const Visit& visit) const {
+        const std::vector<bool> slice_used = used(depth_, block.result_slices, block.slices);
+        const std::vector<bool> row_used = used(height_, block.result_rows, block.rows);
         Index i = 0;
         for (Index slice = block.slices.begin; slice < block.slices.end; ++slice)
             for (Index row = block.rows.begin; row < block.rows.end; ++row, ++i)
-                if (slice_used_[slice] && row_used_[row])
+                if (slice_used[slice - block.slices.begin] && row_used[row - block.rows.begin])
                     visit(slice, row, i);
     }
 
@@ -68,6 +73,9 @@ public:
     const Size3 source, result;
 
 private:
+    // Which of the sources some of the results need.
+    static std::vector<bool> used(const AxisLists& lists, Range results, Range sources);
+
     template <class Visit>
     void visit_results(const PoolBlock& block, Index first_slice, Index first_row, Index slice_pitch,
                        Index row_pitch, const Visit& visit) const {
@@ -85,7 +93,6 @@ private:
     }
 
     const AxisLists depth_, height_;
-    const std::vector<bool> slice_used_, row_used_;
 };
 
 // Which way the vectors lie.
@@ -158,7 +165,7 @@ public:
     template <class Visit>
     void run(const Visit& visit) const {
         const Index per_unit = static_cast<Index>(blocks_.size()), count = units_ * per_unit;
-        Parallel::run(ceil_div(count, per_task_), workers_, [&](Index task, int) {
+        Parallel::run(ceil_div(count, per_task_), workers_, [&](Index task) {
             for (Index i = task * per_task_; i < std::min(count, (task + 1) * per_task_); ++i)
                 visit(i / per_unit, blocks_[static_cast<std::size_t>(i % per_unit)]);
         });
@@ -182,7 +189,7 @@ template <class Visit>
 void for_each_plane(Index planes, Index elements, int threads, const Visit& visit) {
     constexpr Index kPerTask = 1 << 14;
     const Index per_task = std::clamp<Index>(kPerTask / elements, 1, planes);
-    Parallel::run(ceil_div(planes, per_task), pool_workers(planes * elements, threads), [&](Index task, int) {
+    Parallel::run(ceil_div(planes, per_task), pool_workers(planes * elements, threads), [&](Index task) {
         for (Index i = task * per_task; i < std::min(planes, (task + 1) * per_task); ++i)
             visit(i);
     });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -18,7 +19,17 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kStayAwake = std::chrono::microseconds(200); // kernels often follow one another closely
 constexpr auto kSpinAtEnd = std::chrono::microseconds(50);  // the last tasks usually end together
 
-bool forked = false; // set in a child, which has none of its parent's threads
+const std::size_t processors = std::thread::hardware_concurrency();
+
+alignas(ThreadPool) unsigned char pool_memory[sizeof(ThreadPool)];
+
+// A child has none of its parent's threads, and its mutex may have been held by one: what they had is lost.
+void make_pool() {
+    new (pool_memory) ThreadPool;
+}
+
+// While the module is imported: nothing is left to initialise when several threads, or a child, call first.
+const int fork_handler = (make_pool(), pthread_atfork(nullptr, nullptr, make_pool));
 
 void pause() {
     for (int i = 0; i < 16; ++i) {
@@ -49,15 +60,7 @@ private:
 } // namespace
 
 ThreadPool& ThreadPool::instance() {
-    static ThreadPool* pool = [] {
-        pthread_atfork(nullptr, nullptr, [] { forked = true; });
-        return new ThreadPool;
-    }();
-    if (forked) { // what the parent's threads held is lost, not freed
-        forked = false;
-        pool = new ThreadPool;
-    }
-    return *pool;
+    return *std::launder(reinterpret_cast<ThreadPool*>(pool_memory));
 }
 
 void ThreadPool::run(int helpers, Work work, void* context) {
@@ -74,7 +77,7 @@ void ThreadPool::run(int helpers, Work work, void* context) {
     }
     for (std::size_t i = std::min(sleepers, static_cast<std::size_t>(helpers)); i > 0; --i)
         wake_.notify_one();
-    work(context, 0);
+    work(context, true);
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         remove(&posting); // from here on nobody enters
@@ -89,7 +92,10 @@ void ThreadPool::run(int helpers, Work work, void* context) {
 }
 
 void ThreadPool::add_workers(int count) {
-    const SignalsBlocked blocked; // also for the new threads
+    if (threads_.size() >= static_cast<std::size_t>(count))
+        return;
+    threads_.reserve(static_cast<std::size_t>(count)); // a thread without a place in it could not be let go
+    const SignalsBlocked blocked;                      // also for the new threads
     while (threads_.size() < static_cast<std::size_t>(count)) {
         try {
             std::thread thread([this] { serve(); });
@@ -102,21 +108,22 @@ void ThreadPool::add_workers(int count) {
 }
 
 // Some schedulers wake a thread on the processor of the one that wakes it, where it waits for that to end.
+// With several callers at once, workers are kept off the one that came last. A caller that may use one
+// processor only says nothing about where its workers should be.
 void ThreadPool::keep_workers_off_this_processor() {
 #if defined(__linux__)
     const int here = sched_getcpu();
-    if (here < 0 || (here == kept_off_ && kept_count_ == threads_.size()))
+    if (here < 0 || (here == kept_off_ && placed_ == threads_.size()))
         return;
     cpu_set_t others;
     CPU_ZERO(&others);
-    if (sched_getaffinity(0, sizeof others, &others) != 0)
+    if (sched_getaffinity(0, sizeof others, &others) != 0 || CPU_COUNT(&others) < 2)
         return;
-    if (CPU_COUNT(&others) > 1)
-        CPU_CLR(here, &others);
+    CPU_CLR(here, &others);
     for (const pthread_t thread : threads_)
         pthread_setaffinity_np(thread, sizeof others, &others);
     kept_off_ = here;
-    kept_count_ = threads_.size();
+    placed_ = threads_.size();
 #endif
 }
 
@@ -130,20 +137,18 @@ void ThreadPool::serve() {
             continue;
         }
         --posting->wanted;
-        const int number = posting->next_number++;
         posting->inside.fetch_add(1, std::memory_order_relaxed);
         lock.unlock();
-        posting->work(posting->context, number);
+        posting->work(posting->context, false);
         lock.lock();
-        if (posting->inside.fetch_sub(1, std::memory_order_acq_rel) ==
-            1) // its caller may be gone from here on
+        const bool last = posting->inside.fetch_sub(1, std::memory_order_acq_rel) == 1;
+        if (last) // the caller may be gone by now, and the posting with it
             left_.notify_all();
     }
 }
 
 // Stays awake for a moment, unless there are more workers than processors; then sleeps.
 void ThreadPool::wait_for_posting(std::unique_lock<std::mutex>& lock) {
-    static const std::size_t processors = std::thread::hardware_concurrency();
     const auto until = Clock::now() + kStayAwake;
     while (awake_ < processors && Clock::now() < until) {
         const unsigned seen = posted_.load(std::memory_order_acquire);

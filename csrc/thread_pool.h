@@ -15,13 +15,15 @@ namespace fastconv {
 // of another library) holds a processor, each loop then takes a time slice of some milliseconds.
 class ThreadPool {
 public:
-    using Work = void (*)(void* context, int worker); // must not throw
+    using Work = void (*)(void* context, bool caller); // must not throw
 
-    // Of this process; never destroyed, because its workers may outlive every static object.
+    // Of this process: a child of fork() gets a new one. Never destroyed, because its workers may outlive
+    // every static object.
     static ThreadPool& instance();
 
-    // Calls work(context, 0) here and, for each of up to `helpers` workers that come before that has
-    // returned, work(context, number) with a number of its own from 1 on. Returns when all have.
+    // Calls work(context, true) here, and work(context, false) on each of up to `helpers` workers that come
+    // before that has returned. Returns when all have. Any number of threads may call at once: each worker
+    // serves one of them at a time.
     void run(int helpers, Work work, void* context);
 
 private:
@@ -30,7 +32,6 @@ private:
         Work work;
         void* context;
         int wanted;
-        int next_number = 1;
         std::atomic<int> inside{0};
         Posting* next = nullptr;
     };
@@ -48,8 +49,8 @@ private:
     Posting* postings_ = nullptr;
     std::vector<pthread_t> threads_;
     std::size_t awake_ = 0;
-    int kept_off_ = -1;          // this processor,
-    std::size_t kept_count_ = 0; // so many workers
+    std::size_t placed_ = 0; // so many of the threads are kept off
+    int kept_off_ = -1;      // this processor
 };
 
 } // namespace fastconv

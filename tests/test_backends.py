@@ -5,6 +5,7 @@ import contextvars
 import importlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -483,3 +484,36 @@ def test_interrupt_of_a_long_compiled_kernel(threads):
     if fastconv.available_backends()["cpp"] is not True:
         pytest.skip("there is no compiled backend here")
     assert run_python(INTERRUPT, FASTCONV_ISA="baseline", FASTCONV_NUM_THREADS=threads) == "interrupted"
+
+
+HANDLER = """
+import signal
+import numpy as np
+import fastconv
+
+rng = np.random.default_rng(0)
+x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((8, 128, 56, 56), (128, 128, 3, 3)))
+small = rng.standard_normal((1, 64, 8, 8)).astype(np.float32)
+expected = fastconv.conv2d(x, weight)
+calls = 0
+
+def handler(number, frame):
+    global calls
+    calls += 1
+    fastconv.conv2d(small, weight[:64, :64])
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+same = all(np.array_equal(fastconv.conv2d(x, weight), expected) for _ in range(3))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(same, calls > 3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_signal_handlers_may_convolve():
+    """What they compute with must not be what the interrupted call computes with."""
+    if fastconv.available_backends()["cpp"] is not True:
+        pytest.skip("there is no compiled backend here")
+    environment = {"FASTCONV_ISA": "baseline", "FASTCONV_NUM_THREADS": "1", "FASTCONV_BACKEND": "cpp"}
+    assert run_python(HANDLER, **environment) == "True True"

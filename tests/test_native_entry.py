@@ -297,6 +297,35 @@ def test_far_windows(kernel: str):
     assert not wrong, f"{len(wrong)} calls:\n" + "\n".join(wrong[:40])
 
 
+@pytest.mark.parametrize("shape", [(0, 2, 2, 2), (1, 0, 1, 1), (1, 1, 1, 0)])
+def test_empty_planes_are_refused(shape: tuple[int, ...]):
+    def call(enter: Enter) -> str:
+        enter("max_pool_grad_input")
+        try:
+            empty = np.ones(shape)
+            _native.max_pool_grad_input(empty, np.zeros(shape, np.int64), empty, threads=2)
+        except ValueError as error:
+            return str(error)
+        return "accepted"
+
+    assert "must not be empty" in in_child(call)
+
+
+@pytest.mark.parametrize("kernel", ["max_pool", "avg_pool", "avg_pool_grad_input"])
+def test_adaptive_windows_have_no_dilation(kernel: str):
+    def call(enter: Enter) -> str:
+        size, one, none = (1, 1, 5), (1, 1, 1), (0, 0, 0)
+        geometry = PoolGeometry(2, size, (1, 1, 2), one, one, (1, 1, 100_000), none, none, True)
+        enter(kernel)
+        try:
+            getattr(_native, kernel)(**arguments(kernel, geometry))
+        except ValueError as error:
+            return str(error)
+        return "accepted"
+
+    assert "adaptive" in in_child(call)
+
+
 @pytest.mark.parametrize("bad", [-2, 126, 2**31, 2**32 + 3, -(2**32), 2**63 - 1, -(2**63)])
 def test_bad_index_is_reported(bad: int):
     def call(enter: Enter) -> tuple[int, bool]:

@@ -356,10 +356,16 @@ template <class T>
 void sum_across(const T* sums, const Index* rows, Index row_count, Index count, const T* divisors,
                 bool interleaved, T* y) {
     constexpr int L = kLanes<T>;
+    constexpr Index kBlock = 256; // rows: sums of sums keep rounding errors from growing with the window
     for (Index j = 0; j < count; j += L) {
         Vector<T> sum = {};
-        for (Index r = 0; r < row_count; ++r)
-            sum += load(sums + rows[r] + j);
+        for (Index begin = 0; begin < row_count; begin += kBlock) {
+            const Index end = row_count - begin < kBlock ? row_count : begin + kBlock;
+            Vector<T> part = load(sums + rows[begin] + j);
+            for (Index r = begin + 1; r < end; ++r)
+                part += load(sums + rows[r] + j);
+            sum += part;
+        }
         if (divisors != nullptr)
             sum /= interleaved ? broadcast(divisors[j / L]) : load(divisors + j);
         if (count - j >= L)

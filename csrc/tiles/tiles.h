@@ -11,8 +11,6 @@
 
 namespace fastconv {
 
-using Index = std::int64_t;
-
 // A run of results: tile columns [column, column + count) are y[offset], y[offset + step], ... of each row.
 struct Piece {
     Index offset;
@@ -108,7 +106,7 @@ struct TileSet {
     PoolTileSet pool;
 };
 
-// The table in use; tile_set_names() lists those that this processor can run, best first.
+// The table in use, and the names of those that this processor can run, best first.
 const TileSet& tile_set();
 int tile_set_count();
 const char* tile_set_name(int i);

@@ -7,10 +7,11 @@ import contextlib
 import io
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,9 @@ USER_ERRORS = (
     train.CheckpointError,
     train.NonFiniteLossError,
 )
+
+
+Number = TypeVar("Number", int, float)
 
 
 class UsageError(Exception):
@@ -88,7 +92,7 @@ TASKS = {
 _BACKENDS = [name for name, row in backends.BACKENDS.items() if row.library == "numpy"]
 
 # Options that make up a training; a resumed one keeps them. They are stored in the checkpoint.
-SETTINGS = ("batch_size", "lr", "seed", "dtype")
+SETTINGS = ("batch_size", "lr", "seed", "dtype", "backend")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,11 +137,11 @@ def _one_line(error: Exception) -> str:
 def _settings(arguments: argparse.Namespace) -> Iterator[None]:
     """Backend and threads, for this command only."""
     with contextlib.ExitStack() as stack:
-        if getattr(arguments, "threads", None) is not None:
-            stack.enter_context(fastconv.config_context(threads=arguments.threads))
-        if getattr(arguments, "backend", None) is not None:
-            stack.enter_context(fastconv.use_backend(arguments.backend))
-        try:  # what the environment asks for: FASTCONV_BACKEND, FASTCONV_NUM_THREADS
+        try:  # what options or the environment (FASTCONV_BACKEND, FASTCONV_NUM_THREADS) ask for
+            if getattr(arguments, "threads", None) is not None:
+                stack.enter_context(fastconv.config_context(threads=arguments.threads))
+            if getattr(arguments, "backend", None) is not None:
+                stack.enter_context(fastconv.use_backend(arguments.backend))
             fastconv.get_num_threads()
             if hasattr(arguments, "backend"):
                 _where()
@@ -150,9 +154,16 @@ def _settings(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    task = TASKS[arguments.task]
     resumed = _load(arguments.resume, arguments.task) if arguments.resume is not None else None
-    settings = _training_settings(arguments, task, resumed)
+    settings = _training_settings(arguments, TASKS[arguments.task], resumed)
+    with fastconv.use_backend(settings["backend"]):  # the last digits depend on it, so resuming keeps it
+        _train_on_backend(arguments, settings, resumed)
+
+
+def _train_on_backend(
+    arguments: argparse.Namespace, settings: dict[str, Any], resumed: dict[str, Any] | None
+) -> None:
+    task = TASKS[arguments.task]
     folder = arguments.output or (arguments.resume.parent if resumed else Path("runs") / arguments.task)
     suffix = arguments.resume.suffix if resumed else f".{arguments.format}"
     path = folder / f"checkpoint{suffix}"
@@ -235,6 +246,7 @@ def _training_settings(
                 )
     else:
         defaults = {"batch_size": task.batch_size, "lr": task.lr, "seed": 0, "dtype": "float32"}
+        defaults["backend"] = _backend()
         settings = {"task": arguments.task, "model": "lenet", "epochs": task.epochs}
         settings |= {"gamma": task.gamma, "shift": task.shift}
         for name in SETTINGS:
@@ -276,8 +288,8 @@ def _check_libraries(checkpoint: Path, plots: bool) -> None:
 
 
 def _resume_command(arguments: argparse.Namespace, path: Path) -> str:
-    where = f" --data {arguments.data}" if arguments.data is not None else ""
-    return f"train {arguments.task}{where} --resume {path}"
+    where = ["--data", str(arguments.data)] if arguments.data is not None else []
+    return shlex.join(["train", arguments.task, *where, "--resume", str(path)])
 
 
 # --- evaluate ---
@@ -287,6 +299,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     state = _load(arguments.checkpoint)
     settings = state["metadata"]
     task = TASKS[settings["task"]]
+    if not task.needs_data and arguments.data is not None:
+        raise UsageError(f"--data {arguments.data}: {settings['task']} needs none")
     if task.needs_data and arguments.data is None:
         raise UsageError(
             f"{arguments.checkpoint} is of {settings['task']}: say where the files are by --data"
@@ -334,6 +348,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "shift": lambda value: type(value) is int and 0 <= value <= 28,
     "seed": lambda value: type(value) is int and value >= 0,
     "dtype": lambda value: value in ("float32", "float64"),
+    "backend": lambda value: isinstance(value, str) and value in _BACKENDS,
     "mean": _number,
     "std": lambda value: _number(value) and value > 0,
     "classes": lambda value: (
@@ -381,10 +396,13 @@ def _plain_loader(images: data.ArrayDataset, settings: dict[str, Any]) -> data.D
     return data.DataLoader(images, 256, transform=transform, rng=np.random.default_rng(0))
 
 
+def _backend() -> str:
+    return backends.resolve("fastconv", None, "numpy")[0]
+
+
 def _where() -> str:
-    name = backends.resolve("FASTCONV_BACKEND", None, "numpy")[0]
     threads = fastconv.get_num_threads()
-    return f"backend {name}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"backend {_backend()}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _report(
@@ -502,26 +520,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=_BACKENDS, help="(default: the fastest available)")
+    parser.add_argument(
+        "--backend", choices=_BACKENDS, help="(default: the fastest available; resumed: as it was)"
+    )
     parser.add_argument("--threads", type=_positive_int, help="(default: the processors of this process)")
 
 
 def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
+    return _parsed(int, text, lambda value: value >= 1, "an int of at least 1")
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
-    return value
+    return _parsed(int, text, lambda value: value >= 0, "an int of at least 0")
 
 
 def _positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return _parsed(float, text, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def _parsed(
+    kind: Callable[[str], Number], text: str, valid: Callable[[Number], bool], expected: str
+) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not valid(value):
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
     return value

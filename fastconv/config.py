@@ -6,17 +6,16 @@ then in the process-wide value, then in the environment. Nothing here imports a 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastconv.errors import ShapeError
-from fastconv.geometry import one_int
+from fastconv.geometry import one_bool, one_int
+from fastconv.processors import usable_processors
 
 ALGORITHMS = ("auto", "direct")
 
@@ -52,7 +51,7 @@ def get_num_threads() -> int:
     -------
     int
         What `config_context`, `set_num_threads` or ``FASTCONV_NUM_THREADS`` say; otherwise the processors that this
-        process may use, by its affinity mask and its cgroup's CPU quota.
+        process may use when it first asks, by its affinity mask and its cgroups' CPU quota.
     """
     return _context.get().threads or _process.threads or _default_threads()
 
@@ -107,9 +106,10 @@ def config_context(
     threads : int, optional
         Number of threads, as in `set_num_threads`.
     algorithm : {"auto", "direct"}, optional
-        The convolution algorithm; one that cannot serve a call raises.
+        The convolution algorithm. All of this version sum products directly, so the two are the same.
     workspace_limit : int, optional
-        Bytes of temporary memory that a kernel may use beside its inputs and output.
+        Bytes of temporary memory for algorithms that trade memory for speed. Those of this version do not: they
+        take the packed weights and some panels per thread, whatever the limit.
     deterministic : bool, optional
         Ask for bitwise reproducible results. All present kernels are; the setting exists for those that may not be.
 
@@ -132,7 +132,7 @@ def config_context(
     if workspace_limit is not None:
         changes["workspace_limit"] = one_int("config_context", "workspace_limit", workspace_limit, low=0)
     if deterministic is not None:
-        changes["deterministic"] = bool(deterministic)
+        changes["deterministic"] = one_bool("config_context", "deterministic", deterministic)
     token = _context.set(_context.get()._replace(**changes))
     try:
         yield
@@ -157,14 +157,4 @@ def _default_threads() -> int:
         if not wanted.isdecimal():
             raise ValueError(f"FASTCONV_NUM_THREADS must be a positive int, got {wanted!r}")
         return _thread_count("FASTCONV_NUM_THREADS", "value", int(wanted))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, _cgroup_cpus(), MAX_THREADS))
-
-
-def _cgroup_cpus() -> int:
-    """Whole processors of the cgroup's CPU quota, rounded up; a large number where there is no quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
-        return MAX_THREADS
+    return min(usable_processors(), MAX_THREADS)

@@ -7,3 +7,7 @@ class ShapeError(ValueError):
 
 class BackendUnavailableError(ImportError):
     """A backend was asked for by name and cannot run here; the message says why and what to install."""
+
+
+class SettingError(ImportError):
+    """A backend could run, but not in the way that an environment variable asks for."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastconv import backends, config
 from fastconv._version import __version__
+from fastconv.errors import BackendUnavailableError
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
@@ -39,8 +40,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "threads": config.get_num_threads(),
-        "backend": config.backend_name()
-        or next(name for name in backends.AUTOMATIC if available[name] is True),
+        "backend": _default_backend(),
         "backends": {
             name: backends.load(name).describe() if usable is True else {"unavailable": str(usable)}
             for name, usable in available.items()
@@ -55,3 +55,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         else:
             print(f"{key + ':':12}{value}")
     return None
+
+
+def _default_backend() -> str:
+    try:
+        return backends.resolve("show_config", None, "numpy")[0]
+    except (ValueError, TypeError, BackendUnavailableError) as error:
+        return f"none ({error})"

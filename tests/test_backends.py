@@ -20,6 +20,7 @@ import fastconv
 from fastconv import BackendUnavailableError, ShapeError, backends
 from fastconv.backends import BACKENDS, Row, reference
 from fastconv.backends.protocol import KERNELS
+from fastconv.processors import quota
 from fastconv.testing import check_backend
 
 X = np.arange(60, dtype=np.float32).reshape(1, 2, 5, 6)
@@ -200,8 +201,9 @@ def test_unknown_names(monkeypatch):
     with pytest.raises(ValueError, match=f"conv2d: {message}"):
         fastconv.conv2d(X, WEIGHT, backend="torch")
     monkeypatch.setenv("FASTCONV_BACKEND", "torch")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"FASTCONV_BACKEND: {message}"):
         fastconv.conv2d(X, WEIGHT)
+    assert fastconv.show_config("dicts")["backend"].startswith("none (FASTCONV_BACKEND: backend must be")
 
 
 class TestOtherLibraries:
@@ -284,11 +286,35 @@ def test_threads_respect_the_affinity_mask():
     )
 
 
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/", {}, 2**31),
+        ("0::/", {"cpu.max": "max 100000"}, 2**31),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "50000 100000", "a/cpu.max": "300000 100000"}, 1),
+        ("0::/a/b", {"cpu.max": "nonsense"}, 2**31),
+        ("2:cpu,cpuacct:/x", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, 2**31),
+        ("2:cpu,cpuacct:/x", {"cpu/x/cpu.cfs_quota_us": "400000", "cpu/x/cpu.cfs_period_us": "100000"}, 4),
+        ("2:cpuset:/x", {"cpu/x/cpu.cfs_quota_us": "400000", "cpu/x/cpu.cfs_period_us": "100000"}, 2**31),
+        ("1:cpu:/\n0::/", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+    ],
+)
+def test_threads_respect_the_quota_of_cgroups(membership, files, expected, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert quota(membership, tmp_path) == expected
+
+
 def test_config_context():
     with fastconv.config_context(algorithm="direct", workspace_limit=2**20, deterministic=True):
         np.testing.assert_array_equal(fastconv.conv2d(X, WEIGHT, backend="reference"), Y)
     with pytest.raises(ValueError, match="config_context: algorithm must be one of auto, direct"):
         fastconv.config_context(algorithm="magic").__enter__()
+    with pytest.raises(TypeError, match="config_context: deterministic must be True or False, got 'no'"):
+        fastconv.config_context(deterministic="no").__enter__()
     with pytest.raises(ShapeError, match="config_context: workspace_limit must be at least 0"):
         fastconv.config_context(workspace_limit=-1).__enter__()
 

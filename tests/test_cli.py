@@ -242,9 +242,9 @@ def test_wrong_arguments(run):
         (["train", "cifar"], "invalid choice"),
         (["train", "fashion-mnist"], "--data"),
         (["train", "digits", "--epochs", "0"], "at least 1"),
-        (["train", "digits", "--epochs", "many"], "invalid"),
+        (["train", "digits", "--epochs", "many"], "must be an int of at least 1, got 'many'"),
         (["train", "digits", "--lr", "nan"], "above 0"),
-        (["train", "digits", "--seed", "-1"], "negative"),
+        (["train", "digits", "--seed", "-1"], "at least 0"),
         (["train", "digits", "--backend", "cuda"], "invalid choice"),
         (["train", "digits", "--dtype", "int8"], "invalid choice"),
         (["evaluate"], "CHECKPOINT"),
@@ -254,6 +254,10 @@ def test_wrong_arguments(run):
         assert out == ""
         assert words in err
         assert "Traceback" not in err
+
+
+def test_too_many_threads(run):
+    assert_refused(run("train", "digits", "--threads", 100_000), "threads must be at most 1024, got 100000")
 
 
 def test_unavailable_backends(train, monkeypatch, tmp_path):
@@ -311,6 +315,7 @@ def test_wrong_checkpoints(run, train, images, tmp_path):
     refuse("--lr 0.5: .*checkpoint.npz was made with --lr 0.004", "--lr", 0.5)
     refuse("--dtype float64: .* --dtype float32", "--dtype", "float64")
     refuse("--seed 1: .* --seed 0", "--seed", 1)
+    refuse("--backend reference: .* --backend cpp", "--backend", "reference")
     refuse("--epochs 1: .* has completed 2 epochs", "--epochs", 1)
     assert_refused(run("train", "digits", "--resume", path), "a checkpoint of fashion-mnist, not of digits")
     assert_refused(run("evaluate", path), "say where the files are by --data")
@@ -392,6 +397,18 @@ def start(*arguments, **kwargs):
     command = [sys.executable, "-m", "fastconv", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **{**pipes, **kwargs})
+
+
+def test_resumed_trainings_keep_their_backend(train, run, images, tmp_path):
+    """The last digits depend on it."""
+    train("--epochs", 1, "--format", "npz", "--backend", "reference", "--output", tmp_path / "whole")
+    train("--epochs", 2, "--format", "npz", "--backend", "reference", "--output", tmp_path / "parts")
+    code, out, _ = train("--epochs", 2, "--resume", tmp_path / "whole" / "checkpoint.npz")
+    assert code == 0
+    assert "backend reference" in out
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoint.npz") for name in ("whole", "parts"))
+    for name, value in whole["model"].items():
+        np.testing.assert_array_equal(value, parts["model"][name])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

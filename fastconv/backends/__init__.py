@@ -6,7 +6,6 @@ A backend is a module with the functions of `fastconv.backends.protocol`; it is 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,23 +13,23 @@ from typing import NamedTuple, cast
 
 from fastconv import config
 from fastconv.backends.protocol import Backend
-from fastconv.errors import BackendUnavailableError
+from fastconv.errors import BackendUnavailableError, SettingError
 from fastconv.geometry import show
 
 
 class Row(NamedTuple):
-    """Where a backend lives, whose arrays it takes, and what installs it."""
+    """Where a backend lives, whose arrays it takes, and what installs it, if anything does."""
 
     module: str
     library: str
-    install: str
+    install: str | None
 
 
 BACKENDS: dict[str, Row] = {
     "reference": Row("fastconv.backends.reference", "numpy", "pip install fastconv"),
     "cpp": Row("fastconv.backends.cpp", "numpy", "pip install --force-reinstall fastconv"),
     "numba": Row("fastconv.backends.numba_cpu", "numpy", "pip install 'fastconv[numba]'"),
-    "cupy": Row("fastconv.backends.cupy", "cupy", "a version of fastconv with CUDA kernels"),
+    "cupy": Row("fastconv.backends.cupy", "cupy", None),
 }
 AUTOMATIC = ("cpp", "numba", "reference")  # best first
 
@@ -47,9 +46,9 @@ def _import(name: str) -> Backend:
     try:
         return cast("Backend", importlib.import_module(row.module))
     except ImportError as error:
-        raise BackendUnavailableError(
-            f"backend {name!r} is not available: {error}; it needs: {row.install}"
-        ) from error
+        settled = isinstance(error, SettingError) or row.install is None
+        needs = "" if settled else f"; it needs: {row.install}"
+        raise BackendUnavailableError(f"backend {name!r} is not available: {error}{needs}") from error
 
 
 def available_backends() -> dict[str, bool | str]:
@@ -83,9 +82,12 @@ def resolve(op: str, explicit: str | None, library: str) -> tuple[str, Backend]:
     name = explicit
     if name is None and library != "numpy":
         name = next(n for n, row in BACKENDS.items() if row.library == library)
-    if name is None:
-        name = config.backend_name() or _automatic()
-    _check_name(f"{op}: ", name)
+    if name is not None:
+        _check_name(f"{op}: ", name)
+    elif (name := config.backend_name()) is not None:
+        _check_name("FASTCONV_BACKEND: ", name)  # other settings were checked when they were made
+    else:
+        name = _automatic()
     backend = _import(name)
     if BACKENDS[name].library != library:
         raise TypeError(f"{op}: backend {name!r} takes {BACKENDS[name].library} arrays, got {library} arrays")
@@ -120,8 +122,8 @@ def _automatic() -> str:
     for name in AUTOMATIC:
         try:
             load(name)
-        except BackendUnavailableError:
-            if name == "cpp" and (os.environ.get("FASTCONV_ISA") or os.environ.get("FASTCONV_THREAD_POOL")):
+        except BackendUnavailableError as error:
+            if isinstance(error.__cause__, SettingError):
                 raise  # somebody asked for what no other backend can give
             continue
         return name

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastconv import _native
 from fastconv.activations import activation_code
 from fastconv.config import get_num_threads
+from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
 Array = NDArray[Any]
@@ -23,13 +24,13 @@ if _isa := os.environ.get("FASTCONV_ISA"):
     try:
         _native.set_isa(_isa)
     except ValueError as error:
-        raise ImportError(f"FASTCONV_ISA: {error}") from error
+        raise SettingError(f"FASTCONV_ISA: {error}") from error
 
 if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
     if _pool not in ("own", "openmp"):
-        raise ImportError(f"FASTCONV_THREAD_POOL: expected 'own' or 'openmp', got {_pool!r}")
+        raise SettingError(f"FASTCONV_THREAD_POOL: expected 'own' or 'openmp', got {_pool!r}")
     if not _native.use_openmp(_pool == "openmp"):
-        raise ImportError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
+        raise SettingError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
 def conv_forward(

@@ -23,9 +23,11 @@ demo: $(VENV)/demo.stamp build/native.stamp  ## train a small network on handwri
 test: $(VENV)/test.stamp build/native.stamp  ## run the whole test suite (sets up everything)
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+RESULTS := build/bench
 bench: $(VENV)/bench.stamp build/native.stamp  ## time the kernels, alone and beside the peers that are installed
 	$(BIN)/pytest benchmarks
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/compare.py --json $(RESULTS)/comparison.json
+	$(BIN)/python benchmarks/plot.py $(RESULTS)/comparison.json $(RESULTS)/comparison.png
 
 build: $(VENV)/test.stamp  ## build the source distribution and a wheel into dist/
 	$(BIN)/python -m build

@@ -4,6 +4,8 @@ Environment variables
 ---------------------
 FASTCONV_NO_OPENMP=1
     Build without OpenMP even where the compiler has it: then only threads of our own can run the kernels.
+FASTCONV_NO_NATIVE=1
+    Leave the compiled module out, where it cannot be built: the other backends work without.
 FASTCONV_SANITIZE=address,undefined | thread | ...
     Build with these sanitizers (see ``make asan``).
 FASTCONV_BUILD_JOBS=N
@@ -115,11 +117,11 @@ class BuildNative(build_ext):
         return str(path)
 
 
+NATIVE = Pybind11Extension(
+    "fastconv._native", SOURCES, cxx_std=17, extra_compile_args=COMPILE_ARGS, include_dirs=["csrc"]
+)
+
 setup(
-    ext_modules=[
-        Pybind11Extension(
-            "fastconv._native", SOURCES, cxx_std=17, extra_compile_args=COMPILE_ARGS, include_dirs=["csrc"]
-        )
-    ],
+    ext_modules=[] if os.environ.get("FASTCONV_NO_NATIVE", "0") not in ("", "0") else [NATIVE],
     cmdclass={"build_ext": BuildNative},
 )

@@ -1,14 +1,12 @@
 """fastconv's kernels as differentiable primitives of HIPS autograd, to any order.
 
-python examples/with_autograd.py [reference | cpp | numba]
-
 Convolution is linear in its input and in its weight, and the gradient of each of the three functions below is
 made of the other two; so they can be differentiated again and again. The same holds for the pair that picks
 and places the maxima of pooling. Checked by autograd's own numerical differentiation, then used: gradient
 descent finds an unknown filter from what it did to some images. Needs autograd.
 """
 
-import sys
+import argparse
 
 import autograd.numpy as np
 from autograd import grad as gradient_of
@@ -112,7 +110,8 @@ def learn_a_filter(rng):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        fc.set_backend(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", nargs="?", choices=("reference", "cpp", "numba"), help="default: the best")
+    fc.set_backend(parser.parse_args().backend)
     check(np.random.default_rng(0))
     print(f"largest error of the learned filter: {learn_a_filter(np.random.default_rng(1)):.1e}")

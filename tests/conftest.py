@@ -4,6 +4,8 @@ FASTCONV_TEST_BACKENDS=cpp,numba
     Test these backends only (by default, all that work here).
 FASTCONV_REQUIRE_BACKENDS=cpp,numba
     Fail at once where one of these does not work, instead of leaving it out.
+FASTCONV_REQUIRE_TORCH=1, FASTCONV_REQUIRE_DATA=1
+    Run what needs PyTorch, or Fashion-MNIST where Debian puts it, even where that is missing: to fail, not to skip.
 FASTCONV_EXPECT_SANITIZED=1
     Test the compiled backend only, and fail at once unless it was built with AddressSanitizer.
 """

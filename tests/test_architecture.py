@@ -27,7 +27,7 @@ CSRC = ROOT / "csrc"
 
 # Lowest first. A module may import its own floor and those below; a name stands for everything in it.
 FLOORS = (
-    ("fastconv.errors", "fastconv._version"),
+    ("fastconv.errors", "fastconv.processors", "fastconv._version"),
     ("fastconv.geometry",),
     ("fastconv.config", "fastconv.dtypes", "fastconv.activations"),
     ("fastconv.backends", "fastconv._native"),

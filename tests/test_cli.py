@@ -184,8 +184,10 @@ def test_seeds(train, tmp_path):
 
 @needs_train
 def test_digits_reach_98_percent(run, tmp_path):
-    code, out, _ = run("train", "digits", "--threads", 1)  # as quick as two, and safe on a busy machine
+    began = time.perf_counter()
+    code, out, _ = run("train", "digits")
     assert code == 0
+    assert time.perf_counter() - began < 60
     share = re.search(r"held-out digits: loss [\d.]+, accuracy ([\d.]+) % \(\d+ of 355\)", out)
     assert float(share[1]) >= 98
     files = {path.name for path in (tmp_path / "runs" / "digits").iterdir()}
@@ -194,8 +196,9 @@ def test_digits_reach_98_percent(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_fashion_mnist_reaches_89_percent(run):
+    if not FASHION.is_dir() and os.environ.get("FASTCONV_REQUIRE_DATA", "0") in ("", "0"):
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
     code, out, _ = run("train", "fashion-mnist", "--data", FASHION, "--format", "npz", "--no-plots")
     assert code == 0
     share = re.search(r"test images: loss [\d.]+, accuracy ([\d.]+) % \(\d+ of 10000\)", out)

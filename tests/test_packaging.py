@@ -154,6 +154,33 @@ def test_wheel_without_openmp_works_and_says_so(serial_wheel, tmp_path):
     assert "the module was built without OpenMP" in told
 
 
+USE_PURE_WHEEL = """
+import json, sys
+# An editable install would lend its compiled module.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+import fastconv
+y = fastconv.conv2d([[[1.0, 2.0], [3.0, 4.0]]], [[[[1.0, 1.0], [1.0, 1.0]]]])
+print(json.dumps([fastconv.__file__, y.tolist(), fastconv.available_backends()["cpp"]]))
+"""
+
+
+@pytest.mark.slow
+def test_wheel_without_the_compiled_module(sdist, tmp_path):
+    run("tar", "--extract", "--file", sdist, cwd=tmp_path)
+    (top,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    command = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path)
+    run(*command, cwd=top, FASTCONV_NO_NATIVE="1")
+    (wheel,) = tmp_path.glob("*-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+        archive.extractall(tmp_path / "site")
+    told = run(sys.executable, "-c", USE_PURE_WHEEL, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    where, y, reason = json.loads(told)
+    assert where.startswith(str(tmp_path))
+    assert y == [[[10.0]]]
+    assert "_native" in reason
+
+
 def test_there_is_one_version():
     assert fastconv.__version__ == metadata.version("fastconv")
     released = re.findall(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

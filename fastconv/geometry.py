@@ -206,12 +206,9 @@ def _conv_geometry(
     weight_name: str,
 ) -> ConvGeometry:
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
-    out_channels, kernel = _split_weight(op, weight_name, weight_shape, ndim)
+    out_channels, kernel = _split_weight(op, weight_name, weight_shape, ndim, "C_out, C_in / groups")
     per_group = weight_shape[1]
-    if out_channels < groups or out_channels % groups:
-        raise ShapeError(
-            f"{op}: {weight_name} has {out_channels} output channels, expected a multiple of groups={groups}"
-        )
+    check_groups(op, f"{weight_name} has {out_channels} output channels", out_channels, groups)
     if channels != per_group * groups:
         raise ShapeError(
             f"{op}: {weight_name} has {per_group} input channels per group, "
@@ -259,7 +256,7 @@ def conv_transpose_geometry(
         axis_ints(op, "output_padding", output_padding, ndim, low=0),
         one_int(op, "groups", groups, low=1),
         axis_ints(op, "dilation", dilation, ndim, low=1),
-        None if output_size is None else spatial_size(op, "output_size", output_size, ndim),
+        None if output_size is None else given_size(op, "output_size", output_size, ndim),
     )
 
 
@@ -277,23 +274,22 @@ def _conv_transpose_geometry(
     output_size: Shape | None,
 ) -> ConvGeometry:
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
-    in_channels, kernel = _split_weight(op, "weight", weight_shape, ndim)
+    in_channels, kernel = _split_weight(op, "weight", weight_shape, ndim, "C_in, C_out / groups")
     out_channels = weight_shape[1] * groups
     if in_channels != channels:
         raise ShapeError(f"{op}: weight has {in_channels} input channels, input has {channels} channels")
-    if channels % groups:
-        raise ShapeError(f"{op}: input has {channels} channels, expected a multiple of groups={groups}")
+    if channels:  # without any, every sum is 0
+        check_groups(op, f"input has {channels} channels", channels, groups)
     if out_channels == 0:
         raise ShapeError(f"{op}: weight of shape {weight_shape} has no output channels")
+    if output_size is not None:
+        lead = (*input_shape[: -ndim - 1], out_channels)
+        output_size = spatial_size(op, "output_size", output_size, ndim, lead)
     if any(extra and output_size is not None for extra in output_padding):
         raise ShapeError(
             f"{op}: output_padding={output_padding} and output_size={output_size} exclude each other"
         )
-    if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
-        raise ShapeError(
-            f"{op}: output_padding={output_padding} must be smaller than stride={stride} or dilation={dilation} "
-            "on each axis"
-        )
+    check_output_padding(op, output_padding, stride, dilation)
     if isinstance(padding, str) and padding in SAME_PADDINGS:
         if any(output_padding):
             raise ShapeError(
@@ -353,9 +349,6 @@ def pool_geometry(
 ) -> PoolGeometry:
     """The geometry of pooling ``op`` over ``ndim`` spatial axes."""
     kernel = axis_ints(op, "kernel_size", kernel_size, ndim, low=1)
-    divisor = 0 if divisor_override is None else one_int(op, "divisor_override", divisor_override)
-    if divisor_override is not None and divisor == 0:
-        raise ShapeError(f"{op}: divisor_override must not be 0")
     return _pool_geometry(
         op,
         ndim,
@@ -366,7 +359,7 @@ def pool_geometry(
         axis_ints(op, "dilation", dilation, ndim, low=1),
         one_bool(op, "ceil_mode", ceil_mode),
         one_bool(op, "count_include_pad", count_include_pad),
-        divisor,
+        pool_divisor(op, divisor_override),
     )
 
 
@@ -385,12 +378,7 @@ def _pool_geometry(
 ) -> PoolGeometry:
     batch, channels, size = split_shape(op, "input", input_shape, ndim)
     pads = resolve_padding(padding, size, kernel, stride, dilation)
-    for (low, high), k, d in zip(pads, kernel, dilation, strict=True):
-        if max(low, high) > d * (k - 1):
-            raise ShapeError(
-                f"{op}: padding {pads} must be smaller than the dilated kernel on each side "
-                f"(kernel_size={kernel}, dilation={dilation})"
-            )
+    check_pool_padding(op, pads, kernel, dilation)
     output = tuple(
         _window_count(op, axis, *parameters, ceil_mode=ceil_mode)
         for axis, parameters in enumerate(zip(size, kernel, stride, dilation, pads, strict=True))
@@ -456,7 +444,10 @@ def unpool_size(
             (length - 1) * s - low - high + k
             for length, s, (low, high), k in zip(size, steps, pads, kernel, strict=True)
         )
-    chosen = default if output_size is None else spatial_size(op, "output_size", output_size, ndim)
+    chosen = default
+    if output_size is not None:
+        given = given_size(op, "output_size", output_size, ndim)
+        chosen = spatial_size(op, "output_size", given, ndim, input_shape[:-ndim])
     possible = tuple((max(1, o - s + 1), o + s - 1) for o, s in zip(default, steps, strict=True))
     for o, (low, high) in zip(chosen, possible, strict=True):
         _check_size(op, "output", o)
@@ -503,11 +494,19 @@ def axis_ints(op: str, name: str, value: IntOrInts, ndim: int, *, low: int) -> S
     return _one_per_axis(tuple(one_int(op, name, item, low=low) for item in value), ndim)
 
 
-def spatial_size(op: str, name: str, value: IntOrInts, ndim: int) -> Shape:
-    """The spatial part of a size given with or without its batch and channel axes."""
+def given_size(op: str, name: str, value: IntOrInts, ndim: int) -> Shape:
+    """A spatial size, with or without batch and channels in front."""
     if is_sequence(value) and len(value) in (ndim + 1, ndim + 2):
-        return whole_shape(op, name, value)[-ndim:]
+        return whole_shape(op, name, value)
     return axis_ints(op, name, value, ndim, low=0)
+
+
+def spatial_size(op: str, name: str, size: Shape, ndim: int, lead: Shape) -> Shape:
+    """The spatial part of what `given_size` returned; what is in front of it must agree with ``lead``, the result's."""
+    given = size[:-ndim]
+    if given and given != lead[-len(given) :]:
+        raise ShapeError(f"{op}: {name}={size} does not fit, the result has shape {(*lead, *size[-ndim:])}")
+    return size[-ndim:]
 
 
 def whole_shape(op: str, name: str, value: Sequence[int]) -> Shape:
@@ -579,6 +578,40 @@ def resolve_padding(
     return tuple(pairs)
 
 
+def check_groups(op: str, what: str, channels: int, groups: int) -> None:
+    """Raises `ShapeError` unless each group has equally many ``channels``, at least one; ``what`` has them."""
+    if channels < groups or channels % groups:
+        raise ShapeError(f"{op}: {what}, expected a multiple of groups={groups}")
+
+
+def check_output_padding(op: str, output_padding: Shape, stride: Shape, dilation: Shape) -> None:
+    """Raises `ShapeError` where the output padding reaches the next output size of the same input."""
+    if any(o >= max(s, d) for o, s, d in zip(output_padding, stride, dilation, strict=True)):
+        raise ShapeError(
+            f"{op}: output_padding={output_padding} must be smaller than stride={stride} or dilation={dilation} "
+            "on each axis"
+        )
+
+
+def check_pool_padding(op: str, pads: Pairs, kernel: Shape, dilation: Shape) -> None:
+    """Raises `ShapeError` where a pooling window could lie in the padding alone."""
+    if any(max(pair) > d * (k - 1) for pair, k, d in zip(pads, kernel, dilation, strict=True)):
+        raise ShapeError(
+            f"{op}: padding {pads} must be smaller than the dilated kernel on each side "
+            f"(kernel_size={kernel}, dilation={dilation})"
+        )
+
+
+def pool_divisor(op: str, divisor_override: int | None) -> int:
+    """The divisor that replaces the number of elements, 0 where there is none."""
+    if divisor_override is None:
+        return 0
+    divisor = one_int(op, "divisor_override", divisor_override)
+    if divisor == 0:
+        raise ShapeError(f"{op}: divisor_override must not be 0")
+    return divisor
+
+
 def split_shape(op: str, name: str, shape: Shape, ndim: int) -> tuple[int, int, Shape]:
     """``(batch, channels, spatial)`` of a batched or unbatched shape."""
     axes = ("D", "H", "W")[3 - ndim :]
@@ -599,9 +632,13 @@ def check_shape(op: str, name: str, shape: Shape, expected: Shape) -> None:
         raise ShapeError(f"{op}: {name} has shape {shape}, expected {expected}")
 
 
-def _split_weight(op: str, name: str, shape: Shape, ndim: int) -> tuple[int, Shape]:
+def _split_weight(op: str, name: str, shape: Shape, ndim: int, channels: str) -> tuple[int, Shape]:
+    """The first axis and the kernel size; ``channels`` names the two axes in front of the kernel, for messages."""
     if len(shape) != ndim + 2:
-        raise ShapeError(f"{op}: {name} has {len(shape)} dimensions, shape {shape}, expected {ndim + 2}")
+        kernel = ", ".join(("kD", "kH", "kW")[3 - ndim :])
+        raise ShapeError(
+            f"{op}: {name} has {len(shape)} dimensions, shape {shape}, expected {ndim + 2}: ({channels}, {kernel})"
+        )
     if 0 in shape[2:]:
         raise ShapeError(f"{op}: {name} of shape {shape} has an empty kernel axis")
     return shape[0], shape[2:]

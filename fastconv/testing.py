@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastconv import backends
 from fastconv.activations import ACTIVATIONS
 from fastconv.backends import reference
-from fastconv.backends.protocol import Backend
+from fastconv.backends.protocol import KERNELS, Backend
 from fastconv.geometry import (
     ConvGeometry,
     PoolGeometry,
@@ -35,6 +35,7 @@ UNITS = (
     8  # of rounding that a direct sum may be off by, each as large as eps times the sum of absolute values
 )
 GUARD = 67  # elements around every array that a kernel gets: odd, so that no array begins where a vector does
+DATA = ("normal", "positive", "integer", "ties", "nan")
 EXACT = ("integer", "ties", "nan")  # kinds of data for which every order of summation gives the same bits
 STEEPEST = 1.1  # the largest slope of any activation (silu)
 
@@ -77,7 +78,7 @@ def gradcheck(
     ------
     AssertionError
         If a gradient has another shape than its input, or is wrong: names the input, the element and both
-        values.
+        values. If a finite difference is not finite: names the input and the element.
     TypeError
         If an input is not an array of float64.
 
@@ -103,6 +104,7 @@ def gradcheck(
     for position, (point, gradient) in enumerate(zip(points, gradients, strict=True)):
         if gradient is None:
             continue
+        gradient = np.asarray(gradient)  # of an input without axes it may be a float
         if gradient.shape != point.shape:
             raise AssertionError(
                 f"gradcheck: gradient {position} has shape {gradient.shape}, its input has {point.shape}"
@@ -115,7 +117,13 @@ def gradcheck(
             point[index] = value - step
             below = np.array(function(*points))
             point[index] = value
-            measured[index] = np.sum((above - below) * grad_output) / (2 * step)
+            with np.errstate(invalid="ignore", over="ignore"):
+                measured[index] = np.sum((above - below) * grad_output) / (2 * step)
+            if not np.isfinite(measured[index]):  # no gradient would be off by more than this allows
+                raise AssertionError(
+                    f"gradcheck: the finite difference by input {position} at {index} is {measured[index]}, "
+                    "expected a finite number"
+                )
         allowed = atol + rtol * np.max(np.abs(measured), initial=0)
         _compare(f"gradcheck: gradient {position}", gradient, measured, np.full(point.shape, allowed))
 
@@ -163,7 +171,21 @@ def make_problem(
     Returns
     -------
     Problem
+
+    Raises
+    ------
+    ValueError
+        If there is no kernel, kind of data or activation of this name.
     """
+    for what, name, known in (
+        ("kernel", kernel, KERNELS),
+        ("data", data, DATA),
+        ("activation", activation, (None, *ACTIVATIONS)),
+    ):
+        if name not in known:
+            raise ValueError(
+                f"make_problem: {what} must be one of {', '.join(map(str, known))}, got {name!r}"
+            )
     dtype = np.dtype(dtype)
     rng = np.random.default_rng(zlib.crc32(repr((kernel, geometry, dtype.name, data)).encode()))
 

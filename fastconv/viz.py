@@ -185,7 +185,16 @@ def image_grid(images: NDArray[Any], ax: Axes | None = None, *, columns: int | N
     Returns
     -------
     matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        Another number of axes, or nothing to show.
     """
+    if images.ndim not in (3, 4) or images.size == 0:
+        raise ValueError(
+            f"image_grid: expected images (N, H, W) or (N, H, W, 3), at least one, got shape {images.shape}"
+        )
     n, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

@@ -183,6 +183,15 @@ def test_masked_arrays_and_matrices_are_refused(where, backend):
         fastconv.conv2d(**matrix, backend=backend)
 
 
+def test_masked_arrays_in_lists_are_refused(backend):
+    plain, masked = np.ones((2, 5, 5)), np.ma.masked_array(np.ones((2, 5, 5)), mask=True)
+    for items in ([masked, plain], [plain, masked], (plain, plain, masked)):
+        with pytest.raises(
+            TypeError, match=r"^max_pool2d: input holds a masked array, whose mask would be lost"
+        ):
+            fastconv.max_pool2d(items, 2, backend=backend)
+
+
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
@@ -190,13 +199,52 @@ def test_masked_arrays_and_matrices_are_refused(where, backend):
         ([[[1.0, 2.0], [3.0]]], ShapeError, "input is not a regular array"),
         (3.0, ShapeError, r"input has 0 dimensions, shape \(\), expected \(N, C, H, W\) or \(C, H, W\)"),
         (np.ones((4, 5)), ShapeError, r"input has 2 dimensions, shape \(4, 5\), expected"),
-        ({"a": 1}, TypeError, "input has dtype object"),
+        ({"a": 1}, TypeError, "input is a dict that cannot become a NumPy array: its dtype would be object"),
+        ([[None]], TypeError, "input is a list that cannot become a NumPy array: its dtype would be object"),
         ("image.png", TypeError, "input has dtype <U9"),
     ],
 )
 def test_what_is_no_array_is_refused(value, error, message, backend):
     with pytest.raises(error, match=f"^conv2d: {message}"):
         fastconv.conv2d(value, WEIGHT, backend=backend)
+
+
+class Stubborn:
+    """As tensors with a gradient, of a dtype that NumPy lacks, or on another device."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error("detach it first")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError])
+def test_arrays_that_numpy_cannot_have_are_refused(error, backend):
+    message = "^conv2d: weight is a Stubborn that cannot become a NumPy array: detach it first$"
+    with pytest.raises(TypeError, match=message):
+        fastconv.conv2d(X, Stubborn(error), backend=backend)
+
+
+def test_tensors_that_numpy_cannot_have_are_refused(backend):
+    torch = pytest.importorskip("torch")
+    for tensor in (
+        torch.ones((1, 2, 4), requires_grad=True),
+        torch.ones((1, 2, 4), dtype=torch.bfloat16),
+        torch.ones((1, 2, 4)).to_sparse(),
+    ):
+        with pytest.raises(
+            TypeError, match=r"^max_pool1d: input is a Tensor that cannot become a NumPy array: "
+        ):
+            fastconv.max_pool1d(tensor, 2, backend=backend)
+
+
+def test_sparse_matrices_are_refused(backend):
+    sparse = pytest.importorskip("scipy.sparse")
+    message = "input is a csr_array that cannot become a NumPy array: its dtype would be object$"
+    for call in (fastconv.max_pool1d, fastconv.avg_pool1d, fastconv.unfold, fastconv.adaptive_max_pool1d):
+        with pytest.raises(TypeError, match=f"^{call.__name__}: {message}"):
+            call(sparse.csr_array(np.eye(4)), 2, backend=backend)
 
 
 # --- arrays that go out ---

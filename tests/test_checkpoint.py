@@ -90,6 +90,38 @@ def test_arrays_that_do_not_lie_in_order(tmp_path, suffix):
     back["transposed"][:] = 0  # loaded arrays are one's own
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_bfloat16(tmp_path, suffix, monkeypatch):
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    every = np.arange(1 << 16, dtype=np.uint16).view(bfloat16)  # infinities and every NaN among them
+    state = {
+        "every": every.reshape(256, 256),
+        "none": every[:0].reshape(2, 0),
+        "number": np.array(1.5, bfloat16),
+        "scalar": bfloat16.type(-0.0),
+        "bits": np.arange(5, dtype=np.uint16),
+    }
+    path = tmp_path / f"c{suffix}"
+    save_checkpoint(path, state)
+    back = load_checkpoint(path)
+    assert same(back, state)
+    back["every"][:] = 0  # loaded arrays are one's own
+    save_checkpoint(path, {"transposed": state["every"].T, "backwards": every[::-2]})
+    assert same(load_checkpoint(path), {"transposed": state["every"].T, "backwards": every[::-2]})
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="pip install ml_dtypes"):
+        load_checkpoint(path)
+
+
+def test_bfloat16_is_a_type_of_safetensors(tmp_path):
+    weight = np.arange(6).astype(pytest.importorskip("ml_dtypes").bfloat16)
+    save_checkpoint(tmp_path / "c.safetensors", {"weight": weight})
+    data = (tmp_path / "c.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["weight"]["dtype"] == "BF16"
+    assert data.endswith(weight.tobytes())
+
+
 def test_weights_can_be_read_by_others(tmp_path):
     numpy_format = pytest.importorskip("safetensors.numpy")
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -250,6 +282,10 @@ FORGED = {
     "unhashable key": safetensors_file(header_with({"y": {"$items": [[[1], 2]]}})),
     "items a number": safetensors_file(header_with({"y": {"$items": 3}})),
     "float a word": safetensors_file(header_with({"y": {"$float": "1e999"}})),
+    "bfloat16 a float32": safetensors_file(
+        header_with({"y": {"$bfloat16": {"$array": "x"}}}, x=entry([1], 0, 4)), bytes(4)
+    ),
+    "bfloat16 a word": safetensors_file(header_with({"y": {"$bfloat16": "x"}})),
     "state a list": safetensors_file(header_with([1])),
 }
 

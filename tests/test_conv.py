@@ -136,10 +136,15 @@ def test_long_sums_keep_the_bound(name, backend):
     check_kernel(load(backend), problem(kernel, geometry, "float32", data="positive"))
 
 
-def test_long_bias_gradients_keep_the_bound(backend):
-    grad = np.random.default_rng(0).uniform(0.5, 1.5, (64, 2, 40, 45)).astype(np.float32)
-    x, weight = np.zeros((64, 1, 40, 45), np.float32), np.zeros((2, 1, 1, 1), np.float32)
-    actual = fastconv.conv2d_backward(grad, x, weight, output_mask=(False, False, True), backend=backend)[2]
+@pytest.mark.parametrize("shape", [(64, 2, 40, 45), (4096, 2, 1, 1), (65536, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_long_bias_gradients_keep_the_bound(name, shape, backend):
+    grad = np.random.default_rng(0).uniform(0.5, 1.5, shape).astype(np.float32)
+    x, channels = np.zeros((shape[0], 1, *shape[2:]), np.float32), shape[1]
+    weight = np.zeros((channels, 1, 1, 1) if name == "conv2d" else (1, channels, 1, 1), np.float32)
+    backward = getattr(fastconv, f"{name}_backward")
+    actual = backward(grad, x, weight, output_mask=(False, False, True), backend=backend)[2]
+    assert actual.dtype == np.float32
     exact = grad.sum(axis=(0, 2, 3), dtype=np.float64)
     assert np.all(np.abs(actual - exact) <= 8 * np.finfo(np.float32).eps * exact)
 
@@ -366,7 +371,10 @@ def test_padding_modes_need_enough_to_copy(backend):
     for mode in ("reflect", "circular"):
         limit = 2 if mode == "reflect" else 3
         fastconv.conv2d(x, weight, padding=limit, padding_mode=mode, backend=backend)
-        with pytest.raises(ShapeError, match=f"conv2d: padding_mode='{mode}'"):
+        message = (
+            f"conv2d: padding_mode='{mode}' .* needs an axis of at least 4 elements, input has one of 3 "
+        )
+        with pytest.raises(ShapeError, match=message):
             fastconv.conv2d(x, weight, padding=limit + 1, padding_mode=mode, backend=backend)
         with pytest.raises(ShapeError, match=f"conv2d_backward: padding_mode='{mode}'"):
             fastconv.conv2d_backward(
@@ -376,6 +384,21 @@ def test_padding_modes_need_enough_to_copy(backend):
     y = fastconv.conv2d(x, weight, padding=7, padding_mode="replicate", backend=backend)
     assert y.shape == (1, 1, 16, 17)
     assert (y == 4).all()
+
+
+@pytest.mark.timeout(8)  # ten times what it takes; one addition for each padded element took fifteen seconds
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_gradient_of_long_padding(mode):
+    padding = 5_000_000
+    size = 1 if mode == "replicate" else padding + 1
+    grad = np.full((1, 1, size + 2 * padding), 0.1, np.float32)
+    x, weight = np.zeros((1, 1, size), np.float32), np.ones((1, 1, 1), np.float32)
+    window = {"padding": padding, "padding_mode": mode, "output_mask": (True, False, False)}
+    grad_x, _, _ = fastconv.conv1d_backward(grad, x, weight, **window, backend="reference")
+    source = np.pad(
+        np.arange(size), padding, {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+    )
+    np.testing.assert_allclose(grad_x[0, 0], 0.1 * np.bincount(source), rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", some("nothing-is-square-1d", "nothing-is-square", "nothing-is-square-3d"))
@@ -448,6 +471,13 @@ def test_unknown_names_are_refused(backend):
         fastconv.conv2d(x, weight, activation="gelu", backend=backend)
     with pytest.raises(ValueError, match=r"conv2d: padding_mode must be one of zeros, .*, got 'constant'"):
         fastconv.conv2d(x, weight, padding_mode="constant", backend=backend)
+
+
+@pytest.mark.parametrize("mask", [(1, 2, 0), (True, None, True), ("yes", True, True)])
+def test_output_mask_of_other_values(mask, backend):
+    x, weight = np.ones((1, 1, 4, 4)), np.ones((1, 1, 2, 2))
+    with pytest.raises(TypeError, match=r"^conv2d_backward: output_mask must be three bools, got \("):
+        fastconv.conv2d_backward(np.ones((1, 1, 3, 3)), x, weight, output_mask=mask, backend=backend)
 
 
 def test_message_of_the_contract(backend):

@@ -184,6 +184,14 @@ def test_output_size_forms(backend):
             up(output_size=size)
     with pytest.raises(ShapeError, match=r"output_padding=.* and output_size=.* exclude each other"):
         up(output_size=(12, 15), output_padding=1)
+    for size in ((3, 12, 15), (2, 3, 12, 15), (1, 2, 12, 15)):
+        with pytest.raises(
+            ShapeError,
+            match=r"^conv_transpose2d: output_size=.* does not fit, the result has shape \(2, 2, 12, 15\)$",
+        ):
+            up(output_size=size)
+    with pytest.raises(ShapeError, match=r"the result has shape \(2, 12, 15\)$"):
+        fastconv.conv_transpose2d(x[0], weight, stride=3, output_size=(1, 2, 12, 15), backend=backend)
 
 
 @pytest.mark.parametrize("case", SHAPED)
@@ -261,6 +269,10 @@ def test_narrow_types_accumulate_in_float32(name, backend):
     ("change", "message"),
     [
         ({"weight": np.ones((4, 2, 3, 3))}, "weight has 4 input channels, input has 3 channels"),
+        (
+            {"weight": np.ones((3, 2, 3))},
+            r"weight has 3 dimensions, .* expected 4: \(C_in, C_out / groups, kH, kW\)",
+        ),
         ({"groups": 2}, "input has 3 channels, expected a multiple of groups=2"),
         ({"bias": np.ones(3)}, r"bias has shape \(3,\), expected \(2,\)"),
         ({"padding": 7}, "output size .* is not positive"),

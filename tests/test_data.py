@@ -498,6 +498,16 @@ def test_loader_refuses_arguments():
         DataLoader(numbered(3), 0)
     with pytest.raises(ValueError, match="prefetch"):
         DataLoader(numbered(3), 1, prefetch=-1)
+    for rng in (np.random.RandomState(0), 0.5, True):
+        with pytest.raises(
+            TypeError, match=r"DataLoader: rng must be a numpy\.random\.Generator, an int seed"
+        ):
+            DataLoader(numbered(3), 1, rng=rng)
+
+
+def test_loader_takes_a_seed():
+    seeded = DataLoader(numbered(20), 4, shuffle=True, rng=3)
+    assert orders(seeded) == orders(DataLoader(numbered(20), 4, shuffle=True, rng=np.random.default_rng(3)))
 
 
 # --- augmentation ---

@@ -316,7 +316,12 @@ def test_paddings_that_are_none(padding, ndim, error, message):
             r"input has 2 dimensions, shape \(3, 5\), expected \(N, C, H, W\) or \(C, H, W\)",
         ),
         ((1, 1, 3, 5, 5), (2, 3, 2, 2), 1, "input has 5 dimensions"),
-        ((1, 3, 5, 5), (2, 3, 2), 1, "weight has 3 dimensions, .* expected"),
+        (
+            (1, 3, 5, 5),
+            (2, 3, 2),
+            1,
+            r"weight has 3 dimensions, .* expected 4: \(C_out, C_in / groups, kH, kW\)",
+        ),
         (
             (1, 3, 5, 5),
             (2, 4, 2, 2),

@@ -523,22 +523,26 @@ def test_parameter_of_something_else(data: Any) -> None:
         (lambda: nn.Conv2d(1, 1, 3, padding="full"), ValueError, "Conv2d: padding must be numbers or one of"),
         (lambda: nn.Conv2d(1, 1, 3, padding=(1, 1, 2, 2)), ValueError, "Conv2d: a flat padding of 4 ints"),
         (lambda: nn.Conv2d(1, 1, 3, dilation=0), ValueError, "Conv2d: dilation must be at least 1"),
-        (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, "out_channels=3 must be a multiple of groups=2"),
-        (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, "in_channels=3 must be a multiple of groups=2"),
+        (lambda: nn.Conv2d(4, 3, 3, groups=2), ValueError, "out_channels=3, expected a multiple of groups=2"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), ValueError, "in_channels=3, expected a multiple of groups=2"),
         (lambda: nn.Conv2d(1, 1, 3, padding_mode="wrap"), ValueError, "padding_mode must be one of"),
         (lambda: nn.Conv2d(1, 1, 3, rng="seed"), TypeError, "Conv2d: rng must be a numpy.random.Generator"),
         (lambda: nn.Conv2d(1, 1, 3, rng=-1), ValueError, "seed rng must not be negative"),
         (lambda: nn.Conv2d(1, 1, 3, dtype=int), TypeError, "Conv2d: dtype must be one of"),
         (lambda: nn.ConvTranspose2d(1, 1, 3, padding_mode="reflect"), ValueError, "must be 'zeros'"),
         (lambda: nn.ConvTranspose2d(1, 1, 3, 2, 1, 2), ValueError, "output_padding=.2, 2. must be smaller"),
-        (lambda: nn.MaxPool2d(2, padding=2), ValueError, "MaxPool2d: padding=.2, 2. must be smaller"),
+        (
+            lambda: nn.MaxPool2d(2, padding=2),
+            ValueError,
+            r"MaxPool2d: padding \(\(2, 2\), \(2, 2\)\) must be",
+        ),
         (lambda: nn.MaxPool2d("2"), TypeError, "MaxPool2d: kernel_size must be an int"),
         (lambda: nn.AvgPool2d(2, divisor_override=0), ValueError, "divisor_override must not be 0"),
         (lambda: nn.LPPool2d(0, 2), ValueError, "LPPool2d: norm_type must be greater than 0, got 0"),
         (lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), ValueError, "AdaptiveAvgPool2d: output_size has 3 values"),
         (lambda: nn.Linear(-1, 2), ValueError, "Linear: in_features must be at least 0"),
         (lambda: nn.BatchNorm2d(0), ValueError, "BatchNorm2d: num_features must be at least 1"),
-        (lambda: nn.BatchNorm2d(3, momentum=2), ValueError, "momentum must be at least 0 and at most 1"),
+        (lambda: nn.BatchNorm2d(3, momentum=np.inf), ValueError, "BatchNorm2d: momentum must be finite, got"),
         (lambda: nn.BatchNorm2d(3, eps=-1), ValueError, "BatchNorm2d: eps must be at least 0, got -1"),
         (lambda: nn.LocalResponseNorm(0), ValueError, "size must be at least 1"),
         (lambda: nn.Dropout(1.5), ValueError, "Dropout: p must be at least 0 and at most 1, got 1.5"),
@@ -592,6 +596,58 @@ def test_not_numbers(layer: nn.Module) -> None:
     for value in (np.ones((2, 2), complex), np.full((2, 2), "a"), np.ma.ones((2, 2)), np.full((2, 2), None)):
         with pytest.raises(TypeError, match="input"):
             layer(value)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.MaxPool1d(1)])
+def test_layers_refuse_what_operations_refuse(layer: nn.Module) -> None:
+    who = type(layer).__name__
+    for value, error, message in (
+        (np.ma.ones((2, 2)), TypeError, "input is a masked array, whose mask would be lost"),
+        ([np.ma.ones(2), np.ma.ones(2)], TypeError, "input holds a masked array, whose mask would be lost"),
+        (np.asmatrix(np.ones((2, 2))), TypeError, r"input is a numpy\.matrix"),
+        ([[1.0, 2.0], [3.0]], fc.ShapeError, "input is not a regular array"),
+        (None, TypeError, "input must be an array, got None"),
+    ):
+        with pytest.raises(error, match=f"^{who}: {message}"):
+            layer(value)
+    layer(np.ones((2, 2)))
+    with pytest.raises(TypeError, match="grad_output is a masked array"):
+        layer.backward(np.ma.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "operation", "message"),
+    [
+        (
+            lambda: nn.ConvTranspose1d(1, 1, 3, 2, output_padding=2),
+            lambda: fc.conv_transpose1d(np.ones((1, 4)), np.ones((1, 1, 3)), stride=2, output_padding=2),
+            "output_padding=(2,) must be smaller than stride=(2,) or dilation=(1,) on each axis",
+        ),
+        (
+            lambda: nn.AvgPool1d(2, padding=2),
+            lambda: fc.avg_pool1d(np.ones((1, 4)), 2, padding=2),
+            "padding ((2, 2),) must be smaller than the dilated kernel on each side (kernel_size=(2,), dilation",
+        ),
+        (
+            lambda: nn.AvgPool1d(2, divisor_override=0),
+            lambda: fc.avg_pool1d(np.ones((1, 4)), 2, divisor_override=0),
+            "divisor_override must not be 0",
+        ),
+        (
+            lambda: nn.Conv1d(2, 3, 1, groups=2),
+            lambda: fc.conv1d(np.ones((2, 4)), np.ones((3, 1, 1)), groups=2),
+            ", expected a multiple of groups=2",
+        ),
+    ],
+)
+def test_layers_and_operations_say_the_same(
+    layer: Callable[[], Any], operation: Callable[[], Any], message: str
+) -> None:
+    for call in (layer, operation):
+        with pytest.raises(fc.ShapeError) as caught:
+            call()
+        assert message in str(caught.value)
 
 
 # --- randomness ---

@@ -77,6 +77,13 @@ CASES = [
     Case("BatchNorm2d", (4, 1e-5, None), (3, 4, 5, 2)),
     Case("BatchNorm2d", (4,), (3, 4, 5, 2), {"affine": False}),
     Case("BatchNorm2d", (4,), (3, 4, 5, 2), {"track_running_stats": False}),
+    Case("BatchNorm2d", (4, 1e-5, 1.5), (3, 4, 5, 2)),
+    Case("BatchNorm2d", (4, 1e-5, -0.25), (3, 4, 5, 2)),
+    Case("BatchNorm1d", (4,), (6, 4), {"bias": False}),
+    Case("BatchNorm2d", (4,), (3, 4, 5, 2), {"bias": False}),
+    Case("BatchNorm2d", (4,), (3, 4, 5, 2), {"bias": False, "affine": False}),
+    Case("BatchNorm2d", (4,), (3, 4, 5, 2), {"bias": False, "track_running_stats": False}),
+    Case("BatchNorm3d", (2,), (3, 2, 2, 3, 2), {"bias": False}),
     Case("BatchNorm3d", (2,), (3, 2, 2, 3, 2)),
     Case("LocalResponseNorm", (5, 1e-1, 0.75, 2.0), (2, 9, 3, 2)),
     Case("LocalResponseNorm", (4, 0.5), (2, 3, 5)),
@@ -192,8 +199,6 @@ def test_kinks_and_specials(name: str) -> None:
     """At 0 the derivative is a convention; NaN and infinity must come through."""
     ours, theirs = pair(Case(name, (), ()))
     x = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1e300, -1e300, 5e-324])
-    if name == "PReLU":  # 0 * inf in the weight's gradient is NaN in both, with NumPy's warning in ours
-        x = x[:4]
     tensor = torch.from_numpy(x).requires_grad_()
     expected = theirs(tensor)
     np.testing.assert_allclose(ours(x), expected.detach().numpy(), RTOL)
@@ -203,6 +208,39 @@ def test_kinks_and_specials(name: str) -> None:
     if name in ("ELU", "SELU"):  # PyTorch's gradient at NaN depends on the length of the array
         mine, other = np.delete(mine, 2), np.delete(other, 2)
     np.testing.assert_allclose(mine, other, RTOL)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # where both give NaN
+@pytest.mark.parametrize("name", ["ReLU", "LeakyReLU", "PReLU", "ELU", "SELU"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_infinite_gradients(name: str, value: float, dtype: Any) -> None:
+    ours, theirs = pair(Case(name, (), ()))
+    ours, theirs = ours.to(dtype), theirs.to(getattr(torch, np.dtype(dtype).name))
+    for x in np.array([-4.0, -1.0, -0.0, 0.0, 0.5, 3.0, np.inf, -np.inf], dtype):
+        tensor = torch.tensor([x]).requires_grad_()
+        theirs.zero_grad()
+        theirs(tensor).backward(torch.tensor([dtype(value)]))
+        ours.zero_grad()
+        ours(np.array([x]))
+        mine = ours.backward(np.array([value], dtype))
+        assert mine.dtype == dtype
+        np.testing.assert_array_equal(mine, tensor.grad.numpy(), str(x))
+        for parameter, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            np.testing.assert_array_equal(parameter.grad, other.grad.numpy(), str(x))
+
+
+def test_infinite_slopes() -> None:
+    ours, theirs = pair(Case("PReLU", (2,), ()))
+    for slope in (np.inf, np.nan):
+        ours.weight.data[:] = slope
+        with torch.no_grad():
+            theirs.weight.fill_(slope)
+        x = np.array([[1.0, -1.0], [2.0, 3.0]])
+        tensor = torch.from_numpy(x).requires_grad_()
+        np.testing.assert_array_equal(ours(x), theirs(tensor).detach().numpy())
+        theirs(tensor).sum().backward()
+        np.testing.assert_array_equal(ours.backward(np.ones_like(x)), tensor.grad.numpy())
 
 
 def test_large_arguments_do_not_overflow() -> None:

@@ -423,6 +423,45 @@ def test_lp_gradient_of_a_window_of_zeros(backend):
     np.testing.assert_array_equal(grad_x, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("norm_type", [0.5, 1, 2, 11, 200, 3000])
+def test_lp_gradient_beyond_the_range_of_powers(norm_type, dtype, backend):
+    """The gradient depends on ratios alone, but few of these numbers have powers that are floating numbers."""
+    info = np.finfo(dtype)
+    big, small = np.sqrt(info.max), np.sqrt(info.tiny)
+    row = [
+        1,
+        1,
+        0.75,
+        0.875,
+        big,
+        -0.75 * big,
+        0,
+        0,
+        small,
+        0.9 * small,
+        info.tiny,
+        2 * info.tiny,
+        info.max / 2,
+    ]
+    x = np.array([[*row, -info.max / 3]], dtype)
+    # Below 1, the gradient of an element that is small beside its neighbour is no floating number either.
+    for stride in (2, 1)[: 1 + (norm_type >= 1)]:
+        starts = range(0, x.size - 1, stride)
+        expected = np.zeros(x.size)
+        for start in starts:
+            window = np.abs(x[0, start : start + 2].astype(np.float64))
+            if window.any():
+                ratios = window / window.max()
+                norm = (ratios**norm_type).sum() ** (1 / norm_type)
+                expected[start : start + 2] += (ratios / norm) ** (norm_type - 1) * (ratios > 0)
+        grad = np.ones((1, len(starts)), dtype)
+        grad_x = fastconv.lp_pool1d_backward(grad, x, norm_type, 2, stride, backend=backend)
+        assert grad_x.dtype == dtype
+        rtol = 2 * info.eps + 8 * norm_type * np.finfo(np.float64).eps
+        np.testing.assert_allclose(grad_x[0], np.sign(x[0]) * expected, rtol=rtol, atol=info.tiny)
+
+
 # --- unpooling ---
 
 
@@ -461,6 +500,12 @@ def test_unpool_sizes(backend):
             unpool(2, output_size=size)
     with pytest.raises(IndexError, match="max_unpool1d: indices holds 3 at flat position 1"):
         unpool(2, output_size=3)
+    assert unpool(2, output_size=(1, 5)).shape == unpool(2, output_size=(1, 1, 5)).shape == (1, 1, 5)
+    for size in ((2, 5), (2, 1, 5), (1, 2, 5)):
+        with pytest.raises(
+            ShapeError, match=r"max_unpool1d: output_size=.* does not fit, the result has shape \(1, 1, 5\)"
+        ):
+            unpool(2, output_size=size)
 
 
 @pytest.mark.parametrize("name", ["same", "same_lower"])

@@ -238,10 +238,15 @@ class TestRule4Indices:
             indices = np.array([[[1, 0]]], dtype)
             grad = fastconv.max_pool1d_backward(row(3, 4), indices, (3,), backend=backend)
             assert grad.tolist() == [[[4, 3, 0]]]
-        with pytest.raises(IndexError):
-            fastconv.max_pool1d_backward(
-                row(3, 4), np.array([[[1, 2**64 - 1]]], np.uint64), (3,), backend=backend
-            )
+        huge = np.array([[[1, 2**64 - 1]]], np.uint64)
+        for call in (
+            lambda: fastconv.max_pool1d_backward(row(3, 4), huge, (3,), backend=backend),
+            lambda: fastconv.max_unpool1d(row(3, 4), huge, 2, backend=backend),
+        ):
+            with pytest.raises(
+                IndexError, match=f"indices holds {2**64 - 1} at flat position 1, expected -1 or"
+            ):
+                call()
         for dtype in ("float64", "bool"):
             with pytest.raises(TypeError, match="max_pool1d_backward: indices must be integers"):
                 fastconv.max_pool1d_backward(row(3, 4), np.zeros((1, 1, 2), dtype), (3,), backend=backend)

@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
 import fastconv
@@ -69,6 +70,30 @@ def test_signature(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_calls_that_do_not_fit_the_signature(name):
+    """The message has the public name and counts what the caller passed."""
+    function = find(name)
+    parameters = inspect.signature(function).parameters.values()
+    required = sum(parameter.default is parameter.empty for parameter in parameters)
+    with pytest.raises(TypeError, match=rf"^{function.__name__}(: |\(\) )missing .*argument"):
+        function()
+    with pytest.raises(
+        TypeError, match=rf"^{function.__name__}(: |\(\) ).*unexpected keyword argument 'sizes'"
+    ):
+        function(*[1] * required, sizes=1)
+    with pytest.raises(
+        TypeError, match=rf"^{function.__name__}(: too many positional|\(\) takes .* 20 were given)"
+    ):
+        function(*[1] * 20)
+
+
+def test_errors_from_within_a_call_stay_as_they_are():
+    with pytest.raises(TypeError, match=r"^max_pool2d: kernel_size must be an int, got None$") as caught:
+        fastconv.max_pool2d(np.ones((1, 4, 4)), None)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_documentation(name):
     function = find(name)
     text = inspect.getdoc(function)
@@ -77,6 +102,7 @@ def test_documentation(name):
     for section in ("Parameters\n-", "Returns\n-", "Raises\n-"):
         assert section in text
     documented = text[text.index("Parameters\n-") : text.index("Returns\n-")]
+    assert any(word in documented for word in ("dtype", "float64", "promote", "Floating types"))
     for parameter in inspect.signature(function).parameters:
         assert parameter in documented, f"{name} does not document {parameter}"
 

@@ -137,6 +137,19 @@ def ties_of(problem):
     return make_problem("max_pool", problem.geometry, "float32", data="ties")._asdict()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kernel": "conv"}, "kernel must be one of conv_forward, .*, got 'conv'"),
+        ({"data": "uniform"}, "data must be one of normal, positive, integer, ties, nan, got 'uniform'"),
+        ({"activation": "gelu"}, "activation must be one of None, relu, .*, got 'gelu'"),
+    ],
+)
+def test_unknown_names(changed, message):
+    with pytest.raises(ValueError, match=f"^make_problem: {message}$"):
+        make_problem(**{"kernel": "conv_forward", "geometry": CONV, "dtype": "float32", **changed})
+
+
 def test_a_description_that_is_none():
     with pytest.raises(AssertionError, match="describe"):
         check_backend(backend(describe=lambda: {"threads": 4}))
@@ -176,6 +189,22 @@ class TestGradcheck:
     def test_function_that_returns_its_argument(self):
         gradcheck(lambda x: x, lambda g, x: g, [self.x])
         gradcheck(lambda x: x[::-1], lambda g, x: g[::-1], [self.x])
+
+    @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+    def test_differences_that_are_not_finite(self, value):
+        def jump(x):
+            return np.where(x > 0.7, value, x)
+
+        with pytest.raises(
+            AssertionError, match=r"the finite difference by input 1 at \(0, 0\) is .*, expected a finite"
+        ):
+            gradcheck(lambda y, x: jump(x), lambda g, y, x: (None, 5 * g), [self.y, self.x])
+
+    def test_input_without_axes(self):
+        point = [np.array(3.0)]
+        gradcheck(np.square, lambda g, x: float(2 * x * g), point)
+        with pytest.raises(AssertionError, match=r"gradient 0: 1 of 1 elements are wrong, first \(\)"):
+            gradcheck(np.square, lambda g, x: float(3 * x * g), point)
 
     def test_inputs_are_not_changed(self):
         before = self.x.copy()

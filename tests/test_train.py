@@ -319,6 +319,52 @@ def test_data_that_cannot_be_iterated_again():
         make().fit(3, epochs=1)
 
 
+LABELS = np.array([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros((2, 1, 8, 8)), r"a pair \(inputs, targets\), got one array of shape \(2, 1, 8, 8\)"),
+        (([[0.0] * 64] * 2, [0, 1]), "a pair of arrays .* got tuple of list, list"),
+        ([np.zeros((2, 64)), LABELS], "a pair of arrays .* got list of ndarray, ndarray"),
+        ((np.zeros((2, 64)), [0, 1]), "a pair of arrays .* got tuple of ndarray, list"),
+        ((list(np.zeros((2, 1, 8, 8))), list(LABELS)), "a pair of arrays .* got tuple of list, list"),
+        ((np.zeros((2, 64)), LABELS, LABELS), "a pair of arrays .* got tuple of ndarray, ndarray, ndarray"),
+    ],
+    ids=["no targets", "lists", "list of arrays", "list of labels", "lists of arrays", "three"],
+)
+def test_data_of_no_known_form(data, message):
+    trainer = linear()
+    for call in (trainer.fit, trainer.evaluate, trainer.dry_run):
+        with pytest.raises(TypeError, match=f"^Trainer: the data must be {message}"):
+            call(data)
+    assert trainer.step == 0
+
+
+def test_batches_in_a_sequence():
+    batch = (np.zeros((2, 64), np.float32), LABELS)
+    for data in ([batch], (batch, batch), [list(batch)] * 3):
+        trainer = linear()
+        trainer.fit(data)
+        assert trainer.step == len(data)
+
+
+@pytest.mark.parametrize("epochs", [1.5, "2", True, None])
+def test_epochs_are_a_whole_number(epochs):
+    with pytest.raises(TypeError, match=r"Trainer\.fit: epochs must be an int, got"):
+        make().fit(stripes(), epochs=epochs)
+
+
+def test_a_seed_for_the_trainers_generator():
+    losses = [make(rng=rng).fit(stripes(), epochs=1).rows[0]["loss"] for rng in (5, np.random.default_rng(5))]
+    assert losses[0] == losses[1]
+    with pytest.raises(
+        TypeError, match=r"Trainer: rng must be a numpy\.random\.Generator, an int seed or None"
+    ):
+        make(rng=np.random.RandomState(0))
+
+
 def test_criterion_must_average():
     model = nn.Sequential(nn.Linear(2, 2, rng=0))
     with pytest.raises(ValueError, match="reduction"):
@@ -571,6 +617,31 @@ def test_fit_after_an_interrupt_begins_the_epoch_anew(form):
     trainer.fit(train, epochs=3)
     assert trainer.step == 11 + 16
     assert error.value is not None
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_resuming_in_bfloat16(tmp_path, suffix):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    path = tmp_path / f"c{suffix}"
+    data = stripes(dtype=bfloat16)
+
+    def fresh():
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, rng=0), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2, rng=1)
+        )
+        model.to(bfloat16)
+        opt = optim.Adam(model.parameters(), lr=0.01)
+        return Trainer(model, nn.CrossEntropyLoss(), opt, rng=0, verbose=False)
+
+    whole, first, second = fresh(), fresh(), fresh()
+    whole.fit(data, epochs=3)
+    first.fit(data, epochs=1)
+    first.save(path)
+    second.load(path)
+    assert_same(second.state_dict(), first.state_dict())
+    second.fit(data, epochs=3)
+    assert_same(second.model.state_dict(), whole.model.state_dict())
+    assert second.model.state_dict()["0.weight"].dtype == bfloat16
 
 
 def test_saving_after_fit_and_before_it_keeps_the_loader(tmp_path):

@@ -120,6 +120,12 @@ def test_filters_of_colours_and_of_many_channels(ax):
             viz.filters(np.zeros(shape), ax)
 
 
+def test_image_grid_refuses(ax):
+    for shape in ((0, 4, 4), (2, 0, 4), (4, 4)):
+        with pytest.raises(ValueError, match=r"image_grid: expected images \(N, H, W\).*got shape \("):
+            viz.image_grid(np.zeros(shape), ax)
+
+
 def test_feature_maps(ax):
     maps = np.stack([np.full((4, 6), 7.0), np.arange(24.0).reshape(4, 6)])
     shown = canvas(viz.feature_maps(maps, ax))

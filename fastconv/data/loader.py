@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.data.augment import Transform
+from fastconv.nn._arrays import Rng, as_generator
 
 Batch = tuple[NDArray[Any], NDArray[Any]]
 
@@ -45,7 +46,7 @@ class DataLoader:
         Leave out a last batch that is not full.
     transform : callable ``(inputs, rng) -> inputs``, optional
         Applied to each batch's inputs: augmentation, normalisation.
-    rng : numpy.random.Generator, optional
+    rng : numpy.random.Generator, int or None
         Of order and transform; a new one from the operating system's entropy by default.
     prefetch : int
         Batches that a thread of its own prepares ahead; 0 prepares each when asked for it.
@@ -53,7 +54,9 @@ class DataLoader:
     Raises
     ------
     ValueError
-        ``batch_size`` below 1 or ``prefetch`` below 0.
+        ``batch_size`` below 1 or ``prefetch`` below 0, or a negative seed.
+    TypeError
+        ``rng`` is neither a generator nor a seed.
 
     Examples
     --------
@@ -72,7 +75,7 @@ class DataLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         transform: Transform | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Rng = None,
         prefetch: int = 0,
     ) -> None:
         if batch_size < 1:
@@ -84,7 +87,7 @@ class DataLoader:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.transform = transform
-        self.rng = np.random.default_rng() if rng is None else rng
+        self.rng = as_generator("DataLoader", rng)
         self.prefetch = prefetch
         self._key: list[int] | None = None  # of the epoch under way
         self._position = 0  # batches of it that were handed out

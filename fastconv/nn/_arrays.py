@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv.errors import ShapeError
+from fastconv.ops._arrays import FLOATING, checked_dtype, is_floating, plain_array
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Rng = int | np.random.Generator | None
-FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
 def namespace(array: object) -> Any:
@@ -27,18 +27,9 @@ def namespace(array: object) -> Any:
 
 
 def as_array(who: str, name: str, value: object) -> Array:
-    """``value`` as a numeric array; arrays pass through untouched.
-
-    Raises `TypeError` for masked arrays (dropping the mask would give a wrong answer), complex numbers,
-    strings and objects.
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{who}: {name} is a masked array; fill it first, for example {name}.filled(0)")
-    array: Array = value if namespace(value) is not np else np.asarray(value)
-    if array.dtype.kind not in "biu" and not is_floating(array.dtype):
-        raise TypeError(
-            f"{who}: {name} has dtype {array.dtype}, expected {', '.join(FLOATING)}, an integer type or bool"
-        )
+    """``value`` as a numeric array; arrays pass through untouched, what operations refuse is refused."""
+    array = plain_array(who, name, value, namespace(value))
+    checked_dtype(who, name, array)
     return array
 
 
@@ -50,12 +41,6 @@ def as_float(array: Array) -> Array:
 def compute_dtype(*dtypes: DTypeLike) -> np.dtype[Any]:
     """The dtype to calculate in: what the arguments promote to, but float32 where that is narrower."""
     return np.result_type(*dtypes, np.float32)
-
-
-def is_floating(dtype: DTypeLike) -> bool:
-    """Whether ``dtype`` is one of the floating-point types that fastconv computes with."""
-    dtype = np.dtype(dtype)
-    return dtype.char in "efd" or (dtype.kind == "V" and dtype.name in FLOATING)  # the name is slow to get
 
 
 def floating_dtype(who: str, dtype: DTypeLike) -> np.dtype[Any]:

@@ -1,8 +1,8 @@
 """Activation functions as layers.
 
 ``inplace`` is accepted where PyTorch's constructors have it and changes nothing: a layer never writes into
-its input. Where one of two values is to be chosen, products with comparisons and sums of which one term is 0
-take a tenth of the time of ``where``.
+its input. Where one of two values is to be chosen, masked bits take a tenth of the time of ``where``, and so do
+products with comparisons, which serve for finite values alone: 0 times infinity is NaN.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ReLU(Module):
     def backward(self, grad_output: Any) -> Array:
         (y,) = self.saved_for_backward()
         grad = as_gradient("ReLU", grad_output, y.shape)
-        return grad * ~(y <= 0)  # NaN lets its gradient pass
+        return _masked(grad, ~(y <= 0))  # NaN lets its gradient pass
 
 
 class LeakyReLU(Module):
@@ -68,7 +68,7 @@ class LeakyReLU(Module):
         (x,) = self.saved_for_backward()
         grad = as_gradient("LeakyReLU", grad_output, x.shape)
         positive = x > 0
-        return grad * positive + grad * ~positive * x.dtype.type(self.negative_slope)
+        return grad * (positive + ~positive * x.dtype.type(self.negative_slope))
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -90,25 +90,25 @@ class PReLU(Module):
                 f"PReLU: input of shape {x.shape} has {channels} channels, expected {self.num_parameters}"
             )
         self.save_for_backward(x)
-        xp = namespace(x)
-        return xp.maximum(x, 0) + xp.minimum(x, 0) * self._slope(x)
+        return x * self._factor(x, x > 0)
 
     def backward(self, grad_output: Any) -> Array | None:
         """The gradient of the input; adds to that of ``weight``."""
         (x,) = self.saved_for_backward()
         grad = as_gradient("PReLU", grad_output, x.shape)
+        positive = x > 0
         if self.weight.requires_grad:
-            products = grad * namespace(x).minimum(x, 0)
+            products = _masked(grad, ~positive) * namespace(x).minimum(x, 0)
             others = tuple(i for i in range(x.ndim) if i != 1) if self.num_parameters > 1 else None
             self.weight.accumulate(products.sum(axis=others).reshape(self.weight.shape))
         if not self.needs_input_grad:
             return None
-        positive = x > 0
-        return grad * positive + grad * ~positive * self._slope(x)
+        return grad * self._factor(x, positive)
 
-    def _slope(self, x: Array) -> Array:
-        """The weight in the shape of one sample, to be broadcast."""
-        return self.weight.data.reshape((-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (1,) * x.ndim)
+    def _factor(self, x: Array, positive: Array) -> Array:
+        """1 where ``positive``, otherwise the weight."""
+        slope = self.weight.data.reshape((-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else (1,) * x.ndim)
+        return positive + _masked(slope, ~positive)
 
     def extra_repr(self) -> str:
         return f"num_parameters={self.num_parameters}"
@@ -136,8 +136,8 @@ class ELU(Module):
         xp = namespace(x)
         grad = as_gradient(type(self).__name__, grad_output, x.shape)
         positive = x > 0
-        low = grad * xp.exp(xp.minimum(x, 0)) * ~positive
-        return low * x.dtype.type(self.alpha * self._scale) + grad * positive * x.dtype.type(self._scale)
+        low = xp.exp(xp.minimum(x, 0)) * ~positive * x.dtype.type(self.alpha * self._scale)
+        return grad * (low + positive * x.dtype.type(self._scale))
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -280,6 +280,14 @@ class Softmax(Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+def _masked(values: Array, mask: Array) -> Array:
+    """``values``, which are broadcast, where ``mask`` is true and 0 elsewhere, also for infinities and NaN."""
+    bits = mask.astype(f"i{values.dtype.itemsize}")
+    bits *= -1  # all ones where true
+    bits &= values.view(bits.dtype)
+    return bits.view(values.dtype)
 
 
 def _sigmoid(x: Array) -> Array:

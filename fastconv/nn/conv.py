@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv.errors import ShapeError
 from fastconv.geometry import (
     PADDING_MODES,
     IntOrInts,
     Padding,
     Pairs,
     axis_ints,
+    check_groups,
+    check_output_padding,
     one_int,
     padding_spec,
 )
@@ -48,8 +49,7 @@ class _Convolution(Module):
         self.dilation = axis_ints(who, "dilation", dilation, self._ndim, low=1)
         self.groups = one_int(who, "groups", groups, low=1)
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if channels % self.groups:
-                raise ShapeError(f"{who}: {name}={channels} must be a multiple of groups={self.groups}")
+            check_groups(who, f"{name}={channels}", channels, self.groups)
         self.padding_mode = as_choice(who, "padding_mode", padding_mode, PADDING_MODES)
 
     def _draw(self, first: int, second: int, bias: bool, rng: Rng, dtype: DTypeLike) -> None:
@@ -236,14 +236,7 @@ class ConvTransposeNd(_Convolution):
             )
         self._set(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.output_padding = axis_ints(who, "output_padding", output_padding, self._ndim, low=0)
-        if any(
-            extra >= max(s, d)
-            for extra, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True)
-        ):
-            raise ShapeError(
-                f"{who}: output_padding={self.output_padding} must be smaller than stride={self.stride} "
-                f"or dilation={self.dilation} on each axis"
-            )
+        check_output_padding(who, self.output_padding, self.stride, self.dilation)
         self._draw(self.in_channels, self.out_channels // self.groups, bias, rng, dtype)
 
     def _window(self) -> dict[str, Any]:

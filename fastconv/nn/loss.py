@@ -17,10 +17,10 @@ from fastconv.nn._arrays import (
     as_gradient,
     as_real,
     compute_dtype,
-    is_floating,
     namespace,
 )
 from fastconv.nn.module import Module
+from fastconv.ops._arrays import is_floating
 
 _REDUCTIONS = ("mean", "sum", "none")
 

@@ -21,7 +21,8 @@ from numpy.typing import DTypeLike
 
 from fastconv.backends import load
 from fastconv.errors import ShapeError
-from fastconv.nn._arrays import Array, as_array, floating_dtype, is_floating, namespace
+from fastconv.nn._arrays import Array, as_array, floating_dtype, namespace
+from fastconv.ops._arrays import is_floating
 
 # The outermost call under way: what layers keep within one belongs together, and the next one replaces it.
 _outermost_call: ContextVar[object | None] = ContextVar("fastconv_nn_call", default=None)

@@ -35,12 +35,15 @@ class BatchNormNd(Module):
         Channels ``C``.
     eps : float
     momentum : float or None
-        Weight of a new batch in the running statistics; ``None`` averages all batches equally.
+        Weight of a new batch in the running statistics, usually in [0, 1]; ``None`` averages all batches
+        equally.
     affine : bool
         Whether there are ``weight`` and ``bias``, of shape ``(C,)``.
     track_running_stats : bool
         Whether evaluation uses running statistics (buffers ``running_mean``, ``running_var``,
         ``num_batches_tracked``); without them every batch is normalised by its own.
+    bias : bool
+        False leaves out ``bias`` and keeps ``weight``.
     dtype : floating-point dtype
 
     Notes
@@ -66,17 +69,18 @@ class BatchNormNd(Module):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         dtype: DTypeLike = np.float32,
     ) -> None:
         who = type(self).__name__
         self.num_features = one_int(who, "num_features", num_features, low=1)
         self.eps = as_real(who, "eps", eps, 0.0)
-        self.momentum = None if momentum is None else as_real(who, "momentum", momentum, 0.0, 1.0)
+        self.momentum = None if momentum is None else as_real(who, "momentum", momentum)
         self.affine = bool(affine)
         self.track_running_stats = bool(track_running_stats)
         dtype = floating_dtype(who, dtype)
         self.weight = Parameter(np.ones(self.num_features, dtype)) if affine else None
-        self.bias = Parameter(np.zeros(self.num_features, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(self.num_features, dtype)) if affine and bias else None
         self.running_mean: Array | None
         self.running_var: Array | None
         self.num_batches_tracked: Array | None
@@ -135,10 +139,11 @@ class BatchNormNd(Module):
         inverse_std = 1 / np.sqrt(var + self.eps)
         normal *= _per_channel(inverse_std, planes.dtype)
         self.save_for_backward(normal, inverse_std, None, shape)
-        if self.weight is None or self.bias is None:
+        if self.weight is None:
             return normal
         y = normal * _per_channel(self.weight.data, planes.dtype)
-        y += _per_channel(self.bias.data, planes.dtype)
+        if self.bias is not None:
+            y += _per_channel(self.bias.data, planes.dtype)
         return y
 
     def _normalise_by_history(self, planes: Array, shape: tuple[int, ...], mean: Array, var: Array) -> Array:
@@ -194,7 +199,7 @@ class BatchNormNd(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 

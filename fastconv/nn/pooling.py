@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastconv.errors import ShapeError
-from fastconv.geometry import IntOrInts, Padding, axis_ints, one_int, padding_spec
+from fastconv.geometry import (
+    IntOrInts,
+    Padding,
+    axis_ints,
+    check_pool_padding,
+    padding_spec,
+    pool_divisor,
+)
 from fastconv.nn._arrays import Array, as_array, as_real
 from fastconv.nn.conv import plain_padding
 from fastconv.nn.module import Module, is_grad_enabled, with_base_docs
@@ -45,13 +51,8 @@ class _WindowPool(Module):
         pads = padding_spec(who, padding, self._ndim)
         self.padding = plain_padding(pads)
         self.ceil_mode = bool(ceil_mode)
-        if not isinstance(pads, str) and any(
-            max(pair) > d * (k - 1) for pair, d, k in zip(pads, self.dilation, self.kernel_size, strict=True)
-        ):
-            raise ShapeError(
-                f"{who}: padding={self.padding} must be smaller than the dilated kernel on each side "
-                f"(kernel_size={self.kernel_size}, dilation={self.dilation})"
-            )
+        if not isinstance(pads, str):
+            check_pool_padding(who, pads, self.kernel_size, self.dilation)
 
     def extra_repr(self) -> str:
         return (
@@ -146,11 +147,7 @@ class AvgPoolNd(_WindowPool):
         self._set(kernel_size, stride, padding, dilation, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
         self.divisor_override = divisor_override
-        if (
-            divisor_override is not None
-            and one_int(type(self).__name__, "divisor_override", divisor_override) == 0
-        ):
-            raise ShapeError(f"{type(self).__name__}: divisor_override must not be 0")
+        pool_divisor(type(self).__name__, divisor_override)
 
     def _window(self) -> dict[str, Any]:
         return {

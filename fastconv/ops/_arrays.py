@@ -9,7 +9,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from fastconv import backends, config
+from fastconv import backends
 from fastconv.backends.protocol import Backend
 from fastconv.errors import ShapeError
 from fastconv.geometry import Shape, check_shape
@@ -22,6 +22,7 @@ R = TypeVar("R")
 
 _OPTIONAL = ("bias",)
 _NARROW = ("float16", "bfloat16")  # stored as such, computed in float32
+FLOATING = (*_NARROW, "float32", "float64")
 _OVERLAP_WORK: Any = 10_000  # candidates to try before two strided arrays count as overlapping
 _SMALL_INTEGERS = 2  # bytes: wider ones need 64-bit sums
 
@@ -63,34 +64,51 @@ def begin(op: str, backend: str | None, **arrays: ArrayLike) -> tuple[Call, list
         if type(value) is not np.ndarray and type(value).__module__.partition(".")[0] == "cupy":
             library = "cupy"
     xp = sys.modules[library]
-    if config.algorithm() not in config.ALGORITHMS:
-        raise ValueError(f"{op}: unknown algorithm {config.algorithm()!r}")
     name, module = backends.resolve(op, backend, library)
-    plain = [_plain_array(op, argument, value, library, xp) for argument, value in arrays.items()]
-    for argument, array in zip(arrays, plain, strict=True):
-        if array is None and argument not in _OPTIONAL:
-            raise TypeError(f"{op}: {argument} must be an array, got None")
+    plain = [
+        None if value is None and argument in _OPTIONAL else plain_array(op, argument, value, xp)
+        for argument, value in arrays.items()
+    ]
     return Call(op, name, module, xp), plain
 
 
-def _plain_array(op: str, argument: str, value: ArrayLike, library: str, xp: Any) -> Array:
-    if value is None or type(value) is xp.ndarray:
+def plain_array(op: str, argument: str, value: ArrayLike, xp: Any) -> Array:
+    """``value`` as an array of the library ``xp``; its arrays pass through untouched, subclasses lose theirs.
+
+    Raises
+    ------
+    TypeError
+        For ``None``, masked arrays (dropping the mask would give a wrong answer), matrices, and what is not of
+        CuPy where ``xp`` is.
+    ShapeError
+        For ragged lists.
+    """
+    if type(value) is xp.ndarray:
         return value
-    if library == "cupy":
+    if value is None:
+        raise TypeError(f"{op}: {argument} must be an array, got None")
+    if xp is not np:
         raise TypeError(
             f"{op}: {argument} is a {type(value).__name__}, other arguments are cupy arrays: move it first"
         )
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    if isinstance(first, np.ma.MaskedArray):
+    if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{op}: {argument} is a masked array, whose mask would be lost: pass {argument}.filled(...)"
         )
+    if isinstance(value, list | tuple) and any(isinstance(item, np.ma.MaskedArray) for item in value):
+        raise TypeError(f"{op}: {argument} holds a masked array, whose mask would be lost: fill it first")
     if isinstance(value, np.matrix):
         raise TypeError(f"{op}: {argument} is a numpy.matrix: pass numpy.asarray({argument})")
+    refusal = f"{op}: {argument} is a {type(value).__name__} that cannot become a NumPy array"
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:  # ragged nested sequences
         raise ShapeError(f"{op}: {argument} is not a regular array: {error}") from error
+    except (TypeError, RuntimeError) as error:  # tensors on another device, with a gradient, of another dtype
+        raise TypeError(f"{refusal}: {error}") from error
+    if array.dtype == object:  # whatever NumPy takes for a scalar, such as a sparse matrix
+        raise TypeError(f"{refusal}: its dtype would be object")
+    return array
 
 
 class Precision(NamedTuple):
@@ -100,18 +118,24 @@ class Precision(NamedTuple):
     compute: DType
 
 
-def _checked(op: str, argument: str, array: Array) -> DType:
+def is_floating(dtype: DType) -> bool:
+    """Whether ``dtype`` is one of the floating-point types that fastconv computes with."""
+    return dtype.char in "efd" or (dtype.kind == "V" and dtype.name in FLOATING)  # the name is slow to get
+
+
+def checked_dtype(op: str, argument: str, array: Array) -> DType:
+    """The dtype of ``array``; raises `TypeError` for complex numbers, strings, objects and other floating types."""
     dtype: DType = array.dtype
-    if dtype.kind in "biu" or dtype.name in ("float32", "float64", *_NARROW):
+    if dtype.kind in "biu" or is_floating(dtype):
         return dtype
     raise TypeError(
-        f"{op}: {argument} has dtype {dtype}, expected float16, bfloat16, float32, float64, an integer type or bool"
+        f"{op}: {argument} has dtype {dtype}, expected {', '.join(FLOATING)}, an integer type or bool"
     )
 
 
 def conv_precision(op: str, **arrays: Array | None) -> Precision:
     """Floating types promote as in NumPy; an all-integer convolution sums exactly in int32 or int64."""
-    dtypes = [_checked(op, argument, array) for argument, array in arrays.items() if array is not None]
+    dtypes = [checked_dtype(op, argument, array) for argument, array in arrays.items() if array is not None]
     if all(dtype.kind in "biu" for dtype in dtypes):
         wide = max(dtype.itemsize for dtype in dtypes) > _SMALL_INTEGERS
         exact = np.dtype(np.int64 if wide else np.int32)
@@ -121,7 +145,7 @@ def conv_precision(op: str, **arrays: Array | None) -> Precision:
 
 def mean_precision(op: str, **arrays: Array) -> Precision:
     """As NumPy's mean: floating types stay, integers become float64."""
-    dtypes = [_checked(op, argument, array) for argument, array in arrays.items()]
+    dtypes = [checked_dtype(op, argument, array) for argument, array in arrays.items()]
     if all(dtype.kind in "biu" for dtype in dtypes):
         return Precision(np.dtype(np.float64), np.dtype(np.float64))
     return _floating(op, dtypes)
@@ -129,11 +153,16 @@ def mean_precision(op: str, **arrays: Array) -> Precision:
 
 def max_precision(op: str, **arrays: Array) -> Precision:
     """Comparison keeps the type; a kernel sees bool as uint8 and narrow floating types as float32, both exact."""
-    (dtype,) = (_checked(op, argument, array) for argument, array in arrays.items())
+    (dtype,) = (checked_dtype(op, argument, array) for argument, array in arrays.items())
     native = dtype.newbyteorder("=")
     if native.kind == "b":
         return Precision(native, np.dtype(np.uint8))
     return Precision(native, np.dtype(np.float32) if native.name in _NARROW else native)
+
+
+def sum_dtype(dtype: DType) -> DType:
+    """What NumPy's own sums of ``dtype`` add in: it adds one after the other along all but the contiguous axis."""
+    return np.dtype(np.float64) if dtype.kind == "f" else dtype
 
 
 def _floating(op: str, dtypes: list[DType]) -> Precision:
@@ -251,16 +280,25 @@ def per_dimension(
     """
 
     def make(ndim: int) -> Callable[P, R]:
-        def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-            with np.errstate(all="ignore"):  # infinities and NaN propagate silently on every backend
-                return function(ndim, *args, **kwargs)
+        name = function.__name__.replace("_nd", f"{ndim}d")
+        signature = inspect.signature(function)
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
 
-        operation.__name__ = operation.__qualname__ = function.__name__.replace("_nd", f"{ndim}d")
+        def operation(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                with np.errstate(all="ignore"):  # infinities and NaN propagate silently on every backend
+                    return function(ndim, *args, **kwargs)
+            except TypeError:
+                try:
+                    signature.bind(*args, **kwargs)
+                except TypeError as error:  # Python's own words name `function` and count its first parameter
+                    raise TypeError(f"{name}: {error}") from None
+                raise
+
+        operation.__name__ = operation.__qualname__ = name
         operation.__module__ = function.__module__
         operation.__doc__ = (function.__doc__ or "").replace("Nd", f"{ndim}d")
-        signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[1:]
-        operation.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        operation.__signature__ = signature  # type: ignore[attr-defined]
         return operation
 
     return make(1), make(2), make(3)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.errors import ShapeError
 from fastconv.geometry import Pairs, Shape
-
-Array = Any
+from fastconv.ops._arrays import Array, sum_dtype
 
 
 def check_padding(op: str, shape: Shape, pads: Pairs, mode: str) -> None:
     """Raises `ShapeError` where one of the last axes of ``shape`` has too few elements to copy from."""
     for size, (low, high) in zip(shape[-len(pads) :], pads, strict=True):
-        limit = {"reflect": size - 1, "circular": size, "replicate": size and max(low, high)}[mode]
-        if max(low, high) > limit:
+        most = max(low, high)
+        needed = most and {"reflect": most + 1, "circular": most, "replicate": 1}[mode]
+        if size < needed:
             raise ShapeError(
-                f"{op}: padding_mode={mode!r} with padding ({low}, {high}) needs an axis of more elements, "
-                f"input has shape {shape}"
+                f"{op}: padding_mode={mode!r} with padding ({low}, {high}) needs an axis of at least {needed} "
+                f"elements, input has one of {size} (shape {shape})"
             )
 
 
@@ -42,11 +40,17 @@ def pad_backward(grad: Array, shape: Shape, pads: Pairs, mode: str) -> Array:
         if not (low or high):
             continue
         size = shape[axis]
-        source = _source(size, low, high, mode)
         grad = grad.swapaxes(axis, 0)
-        total = grad[low : low + size].copy()
-        for border in (*range(low), *range(low + size, low + size + high)):
-            total[int(source[border])] += grad[border]
+        before, total, after = grad[:low], grad[low : low + size].copy(), grad[low + size :]
+        if mode == "replicate":
+            total[0] += before.sum(axis=0, dtype=sum_dtype(grad.dtype))
+            total[-1] += after.sum(axis=0, dtype=sum_dtype(grad.dtype))
+        elif mode == "circular":
+            total[size - low :] += before
+            total[:high] += after
+        else:  # mirrored: what lies next to the border comes from next to the last element, and so on
+            total[1 : low + 1] += before[::-1]
+            total[size - 1 - high : size - 1] += after[::-1]
         grad = total.swapaxes(axis, 0)
     return grad
 

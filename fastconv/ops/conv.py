@@ -42,6 +42,7 @@ from fastconv.ops._arrays import (
     conv_precision,
     new_output,
     per_dimension,
+    sum_dtype,
 )
 
 Gradients = tuple[Any, Any, Any]
@@ -139,6 +140,7 @@ def conv_transpose_nd(
     Parameters
     ----------
     input : array_like, shape (N, C_in, *spatial) or (C_in, *spatial)
+        Types of input, weight and bias promote to that of the result as in `convNd`.
     weight : array_like, shape (C_in, C_out / groups, *kernel)
     bias : array_like, shape (C_out,), optional
     stride, dilation : int or one int per axis
@@ -195,6 +197,7 @@ def conv_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape of the convolution's result
+        Types of grad_output, input and weight promote to that of every gradient as in `convNd`.
     input, weight, stride, padding, dilation, groups, padding_mode
         As they were given to `convNd`.
     output_mask : three bools
@@ -261,6 +264,7 @@ def conv_transpose_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape of the transposed convolution's result
+        Types of grad_output, input and weight promote to that of every gradient as in `convNd`.
     input, weight, stride, padding, output_padding, groups, dilation, output_size
         As they were given to `conv_transposeNd`.
     output_mask : three bools
@@ -321,6 +325,7 @@ def conv_nd_input(
     weight, stride, padding, dilation, groups
         As they were given to `convNd`.
     grad_output : array_like, shape of the convolution's result
+        Types of weight and grad_output promote to that of the result as in `convNd`.
     out, backend
         As in `convNd`.
 
@@ -367,6 +372,7 @@ def conv_nd_weight(
     weight_size : sequence of ints
         The weight's whole shape.
     grad_output : array_like, shape of the convolution's result
+        Types of input and grad_output promote to that of the result as in `convNd`.
     out, backend
         As in `convNd`.
 
@@ -465,17 +471,12 @@ def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> Non
 
 
 def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision) -> Array:
-    """A sum over batch and space; NumPy adds the contiguous axis pairwise, so the error grows with its logarithm."""
-    planes = (
-        as_kernel_input(call, grad_y, precision.compute, (shape[0], shape[1], -1)) if grad_y.size else None
-    )
-    if planes is None:
+    """A sum over space, which NumPy adds pairwise, and then over the batch, which it does not."""
+    if not grad_y.size:
         return call.full((shape[1],), 0, precision.result)
-    return (
-        planes.sum(axis=2, dtype=precision.compute)
-        .sum(axis=0, dtype=precision.compute)
-        .astype(precision.result)
-    )
+    planes = as_kernel_input(call, grad_y, precision.compute, (shape[0], shape[1], -1))
+    spatial = planes.sum(axis=2, dtype=precision.compute)
+    return spatial.sum(axis=0, dtype=sum_dtype(precision.compute)).astype(precision.result)
 
 
 def _copied_padding(
@@ -531,7 +532,10 @@ def _mask(op: str, output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
         raise TypeError(f"{op}: output_mask must be three bools, got {show(output_mask)}")
     if len(output_mask) != 3:
         raise ShapeError(f"{op}: output_mask has {len(output_mask)} values, expected 3 (input, weight, bias)")
-    first, second, third = (one_bool(op, "output_mask", want) for want in output_mask)
+    try:
+        first, second, third = (one_bool(op, "output_mask", want) for want in output_mask)
+    except TypeError:
+        raise TypeError(f"{op}: output_mask must be three bools, got {show(output_mask)}") from None
     return first, second, third
 
 

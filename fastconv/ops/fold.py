@@ -108,6 +108,7 @@ def fold(
     Parameters
     ----------
     input : array_like, shape (N, C * prod(kernel_size), L) or (C * prod(kernel_size), L)
+        Floating types stay, accumulated as in `conv2d`; integers become int32 or int64 as there.
     output_size : int or one int per axis
         The spatial size of the result.
     kernel_size, dilation, padding, stride

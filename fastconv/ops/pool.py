@@ -39,7 +39,8 @@ from fastconv.ops._arrays import (
     per_dimension,
 )
 
-INDEX = np.dtype(np.int64)
+INDEX, WIDE = np.dtype(np.int64), np.dtype(np.float64)
+LP_BITS = 256  # what powers in the gradient of Lp pooling may reach: a quarter of float64's exponents
 
 
 def max_pool_nd(
@@ -108,6 +109,7 @@ def adaptive_max_pool_nd(
     Parameters
     ----------
     input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Keeps its dtype, integers and bool too.
     output_size : int, None, or one of them per axis
         ``None`` keeps the size of an axis. Window ``i`` covers ``floor(i*L/o)`` up to ``ceil((i+1)*L/o)``.
     return_indices : bool
@@ -144,6 +146,7 @@ def max_pool_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape (N, C, *out) or (C, *out)
+        Floating types stay; integers become float64.
     indices : array_like of ints, same shape
         As `max_poolNd` returned them; -1 receives no gradient.
     input_size : sequence of ints
@@ -163,14 +166,14 @@ def max_pool_nd_backward(
         As `convNd` does.
     """
     op = f"max_pool{ndim}d_backward"
-    call, (gy, where) = begin(op, backend, grad_output=grad_output, indices=indices)
+    call, (gy, given) = begin(op, backend, grad_output=grad_output, indices=indices)
     precision = mean_precision(op, grad_output=gy)
     shape, planes, plane = _pooled_input(op, ndim, gy, input_size)
-    where = _as_indices(call, where, gy.shape)
+    where = _as_indices(call, given, gy.shape)
     output = new_output(call, shape, precision, (planes, *three(plane)), out, (gy, where))
     if gy.size == 0 or output.kernel.size == 0:
         if gy.size and bool((where != -1).any()):
-            _refuse_index(op, where, int(np.flatnonzero(where != -1)[0]), plane)
+            _refuse_index(op, given, int(np.flatnonzero(where != -1)[0]), plane)
         output.kernel[...] = 0
         return output.finish()
     spatial = three(gy.shape[-ndim:])
@@ -180,7 +183,7 @@ def max_pool_nd_backward(
         output.kernel,
     )
     if bad >= 0:
-        _refuse_index(op, where, bad, plane)
+        _refuse_index(op, given, bad, plane)
     return output.finish()
 
 
@@ -201,6 +204,7 @@ def max_unpool_nd(
     Parameters
     ----------
     input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Keeps its dtype, integers and bool too.
     indices : array_like of ints, same shape
         As `max_poolNd` returned them; -1 is skipped. Of equal indices the last value stays.
     kernel_size, stride, padding
@@ -222,15 +226,15 @@ def max_unpool_nd(
         As `convNd` does.
     """
     op = f"max_unpool{ndim}d"
-    call, (x, where) = begin(op, backend, input=input, indices=indices)
+    call, (x, given) = begin(op, backend, input=input, indices=indices)
     precision = max_precision(op, input=x)
     plane = unpool_size(op, ndim, x.shape, kernel_size, stride, padding, output_size)
     batch, channels, _ = split_shape(op, "input", x.shape, ndim)
-    where = _as_indices(call, where, x.shape)
+    where = _as_indices(call, given, x.shape)
     elements = math.prod(plane)
     outside = np.flatnonzero((where < -1) | (where >= elements))
     if outside.size:
-        _refuse_index(op, where, int(outside[0]), plane)
+        _refuse_index(op, given, int(outside[0]), plane)
     planes = batch * channels
     output = new_output(call, (*x.shape[:-ndim], *plane), precision, (planes, elements), out, (x, where))
     output.kernel[...] = 0
@@ -302,6 +306,7 @@ def adaptive_avg_pool_nd(
     Parameters
     ----------
     input : array_like, shape (N, C, *spatial) or (C, *spatial)
+        Integers become float64, as in NumPy's mean.
     output_size : int, None, or one of them per axis
         As in `adaptive_max_poolNd`; 1 is global pooling.
     out, backend
@@ -341,6 +346,7 @@ def avg_pool_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape of the pooling's result
+        Floating types stay; integers become float64.
     input_size : sequence of ints
         The input's whole shape, or its spatial part.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
@@ -380,6 +386,7 @@ def adaptive_avg_pool_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape of the pooling's result
+        Floating types stay; integers become float64.
     input_size : sequence of ints
         The input's whole shape, or its spatial part.
     out, backend
@@ -445,7 +452,11 @@ def lp_pool_nd(
         op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
     )
     output = new_output(call, _pooled_shape(x, ndim, geometry), precision, geometry.y_shape, out, (x,))
-    _lp_norm(call, x, p, output.kernel, precision, geometry)
+    if geometry.is_empty:
+        output.kernel[...] = 0
+    else:
+        size = call.xp.abs(as_kernel_input(call, x, precision.compute, geometry.x_shape))
+        _lp_norm(call, size, p, output.kernel, geometry)
     return output.finish()
 
 
@@ -468,6 +479,7 @@ def lp_pool_nd_backward(
     Parameters
     ----------
     grad_output : array_like, shape of the pooling's result
+        Floating types of grad_output and input promote as in NumPy; if both are integers the result is float64.
     input, norm_type, kernel_size, stride, ceil_mode, padding, dilation
         As they were given to `lp_poolNd`.
     out, backend
@@ -486,7 +498,7 @@ def lp_pool_nd_backward(
     op = f"lp_pool{ndim}d_backward"
     p = _norm_type(op, norm_type)
     call, (gy, x) = begin(op, backend, grad_output=grad_output, input=input)
-    precision = mean_precision(op, grad_output=gy, input=x)
+    precision = Precision(mean_precision(op, grad_output=gy, input=x).result, WIDE)
     geometry = pool_geometry(
         op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
     )
@@ -495,16 +507,10 @@ def lp_pool_nd_backward(
     if geometry.is_empty:
         output.kernel[...] = 0
         return output.finish()
-    norm = call.empty(geometry.y_shape, precision.compute)
-    _lp_norm(call, x, p, norm, precision, geometry)
-    xp = call.xp
-    share = as_kernel_input(call, gy, precision.compute, geometry.y_shape) * xp.where(
-        norm == 0, 0, xp.where(norm == 0, 1, norm) ** (1 - p)
-    )
-    call.backend.avg_pool_grad_input(share.astype(precision.compute, copy=False), output.kernel, geometry)
-    values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
-    size = xp.abs(values)
-    output.kernel[...] *= xp.sign(values) * xp.where(size == 0, 0, xp.where(size == 0, 1, size) ** (p - 1))
+    values = as_kernel_input(call, x, WIDE, geometry.x_shape)
+    grad_y = as_kernel_input(call, gy, WIDE, geometry.y_shape)
+    _lp_grad_size(call, grad_y, call.xp.abs(values), p, output.kernel, geometry)
+    output.kernel[...] *= call.xp.sign(values)
     return output.finish()
 
 
@@ -559,16 +565,42 @@ def _avg_pool_backward(
     return output.finish()
 
 
-def _lp_norm(
-    call: Call, x: Array, p: float, norm: Array, precision: Precision, geometry: PoolGeometry
-) -> None:
-    """``norm`` becomes the p-norm of each window: a sum pooling between two powers."""
-    if geometry.is_empty:
-        norm[...] = 0
-        return
-    powers = call.xp.abs(as_kernel_input(call, x, precision.compute, geometry.x_shape)) ** p
-    call.backend.avg_pool(powers.astype(precision.compute, copy=False), norm, geometry)
+def _lp_norm(call: Call, size: Array, p: float, norm: Array, geometry: PoolGeometry) -> None:
+    """``norm`` becomes the p-norm of each window of absolute values: a sum pooling between two powers."""
+    call.backend.avg_pool((size**p).astype(size.dtype, copy=False), norm, geometry)
     norm **= 1 / p
+
+
+def _lp_grad_size(
+    call: Call, grad_y: Array, size: Array, p: float, grad_size: Array, geometry: PoolGeometry
+) -> None:
+    """``grad_size`` becomes the gradient by the absolute values, the windows of each magnitude together.
+
+    It depends on ``size / norm`` alone, while ``size ** p`` and ``norm ** (1 - p)`` may leave the range of float64:
+    not so where both are divided by a power of two near the window's maximum.
+    """
+    xp = call.xp
+    peak, norm = call.empty(geometry.y_shape, WIDE), call.empty(geometry.y_shape, WIDE)
+    call.backend.max_pool(size, peak, None, geometry)
+    reach = LP_BITS / max(p, 1)
+    reach = math.floor(reach) if reach >= 1 else max(reach, 2**-6)  # not less: there shall be few magnitudes
+    level = xp.trunc(xp.log2(peak) / reach)
+    level[~xp.isfinite(level)] = 0  # windows of zeros, without any element, or with what is not finite
+    grad_size[...] = 0
+    part = call.empty(size.shape, WIDE)
+    for step in (0.0, *map(float, xp.unique(level[level != 0]))):
+        scaled = size / 2 ** (step * reach)
+        beyond = scaled > 2 ** (2 * reach)  # every maximum of this magnitude: in other windows only
+        scaled[beyond & xp.isfinite(size)] = 0
+        _lp_norm(call, scaled, p, norm, geometry)
+        chosen = (level == step) & (norm != 0)
+        norm[~chosen] = 1
+        call.backend.avg_pool_grad_input(xp.where(chosen, grad_y * norm ** (1 - p), 0), part, geometry)
+        zero = scaled == 0
+        scaled[zero] = 1
+        part *= scaled ** (p - 1)
+        part[zero] = 0
+        grad_size += part
 
 
 def _pooled_shape(x: Array, ndim: int, geometry: PoolGeometry) -> Shape:

@@ -29,19 +29,20 @@ SUFFIXES = (".safetensors", ".npz")
 
 _HEADER_ENTRY = "__header__"  # of the .npz form: the JSON as bytes
 _RESERVED = {_HEADER_ENTRY, "__metadata__"}
-_SAFETENSORS_ITEMSIZE = {
-    "BOOL": 1,
-    "I8": 1,
-    "U8": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
+_SAFETENSORS_DTYPES = {
+    "BOOL": np.dtype("?"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # bits, which "$bfloat16" makes numbers
+    "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U64": np.dtype("<u8"),
+    "F64": np.dtype("<f8"),
 }
 
 Arrays = dict[str, NDArray[Any]]
@@ -59,8 +60,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     path : path
         Ends in ``.safetensors`` or ``.npz``; its folder must exist.
     state : dict
-        Dictionaries, lists, tuples, arrays of bool, int or float types, numbers, strings, ``None``; nested at
-        will.
+        Dictionaries, lists, tuples, arrays of bool, int or float types (bfloat16 among them), numbers, strings,
+        ``None``; nested at will.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         A suffix other than ``.safetensors`` and ``.npz``.
     ImportError
-        ``.safetensors`` without that library.
+        ``.safetensors`` without that library, or bfloat16 arrays without ``ml_dtypes``.
     OSError
         The file cannot be read.
     """
@@ -143,7 +144,8 @@ def _pack(value: Any, name: str, arrays: Arrays) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, np.ndarray | np.generic):
-        return {"$array" if isinstance(value, np.ndarray) else "$scalar": _store(value, name, arrays)}
+        stored = {"$array" if isinstance(value, np.ndarray) else "$scalar": _store(value, name, arrays)}
+        return {"$bfloat16": stored} if _is_bfloat16(value) else stored
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, list):
@@ -166,7 +168,7 @@ def _join(name: str, key: object) -> str:
 
 
 def _store(value: NDArray[Any] | np.generic[Any], name: str, arrays: Arrays) -> str:
-    if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+    if not _is_bfloat16(value) and (value.dtype.kind not in "biuf" or value.dtype.itemsize > 8):
         raise TypeError(f"save_checkpoint: {name} has dtype {value.dtype}, which cannot be stored")
     name = re.sub(r"[^\w.'-]", "_", name)  # what an archive may not take as the name of a file
     while name in arrays or name in _RESERVED:  # {"a.b": x, "a": {"b": y}}
@@ -174,6 +176,19 @@ def _store(value: NDArray[Any] | np.generic[Any], name: str, arrays: Arrays) -> 
     # safetensors writes the memory as it lies: it must be contiguous and in little-endian order.
     arrays[name] = np.asarray(value, value.dtype.newbyteorder("<"), order="C")
     return name
+
+
+def _is_bfloat16(value: NDArray[Any] | np.generic[Any]) -> bool:
+    return value.dtype.kind == "V" and value.dtype.name == "bfloat16"
+
+
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("a checkpoint of bfloat16 arrays needs ml_dtypes: pip install ml_dtypes") from error
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _unpack_header(header: Any, arrays: Arrays) -> dict[str, Any]:
@@ -205,6 +220,11 @@ def _unpack(value: Any, arrays: Arrays, used: set[str]) -> Any:
                 raise ValueError(f"array {content!r} is missing")
             used.add(content)
             return arrays[content] if kind == "$array" else arrays[content][()]
+        case "$bfloat16":
+            bits = _unpack(content, arrays, used)
+            if getattr(bits, "dtype", None) != np.uint16:
+                raise ValueError(f"{content!r} is no array of bfloat16")
+            return bits.view(_bfloat16())
         case "$float" if content in ("nan", "inf", "-inf"):
             return float(content)
         case "$tuple":
@@ -230,9 +250,9 @@ def _read_safetensors(data: bytes) -> tuple[str, Arrays]:
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, stop = entry["data_offsets"]
         shape = entry["shape"]
-        if entry["dtype"] not in _SAFETENSORS_ITEMSIZE or not _all_lengths([begin, stop, *shape]):
+        if entry["dtype"] not in _SAFETENSORS_DTYPES or not _all_lengths([begin, stop, *shape]):
             raise ValueError(f"{name}: dtype {entry['dtype']!r}, shape {shape}, bytes {begin} to {stop}")
-        if begin != end or stop - begin != math.prod(shape) * _SAFETENSORS_ITEMSIZE[entry["dtype"]]:
+        if begin != end or stop - begin != math.prod(shape) * _SAFETENSORS_DTYPES[entry["dtype"]].itemsize:
             raise ValueError(
                 f"{name}: shape {shape} of {entry['dtype']} does not fill bytes {begin} to {stop}"
             )
@@ -242,7 +262,10 @@ def _read_safetensors(data: bytes) -> tuple[str, Arrays]:
     header = metadata.get(FORMAT)
     if not isinstance(header, str):
         raise ValueError("it does not call itself one")
-    return header, _safetensors().load(data)
+    return header, {  # what `load` of the library does, which does not know BF16
+        name: np.frombuffer(entry["data"], _SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in _safetensors().deserialize(data)
+    }
 
 
 def _all_lengths(values: Iterable[object]) -> bool:
@@ -257,12 +280,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _npz(header: str, arrays: Arrays) -> bytes:
-    """As `numpy.savez` writes it, but with any names, and the same bytes each time."""
+    """As `numpy.savez` writes it, but with any names, the bits of bfloat16, and the same bytes each time."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in {_HEADER_ENTRY: np.frombuffer(header.encode(), np.uint8), **arrays}.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                plain = array.view(np.uint16) if _is_bfloat16(array) else array
+                np.lib.format.write_array(member, plain, allow_pickle=False)
     return buffer.getvalue()
 
 

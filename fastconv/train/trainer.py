@@ -19,6 +19,8 @@ import numpy as np
 from fastconv import nn
 from fastconv.data.dataset import ArrayDataset
 from fastconv.data.loader import Batch, DataLoader, load_generator
+from fastconv.geometry import one_int
+from fastconv.nn._arrays import Rng, as_generator
 from fastconv.optim import Optimizer
 from fastconv.train.callbacks import Callback
 from fastconv.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -60,7 +62,7 @@ class Trainer:
         Of the model's parameters.
     callbacks : sequence of Callback
         See `fastconv.train`: `Checkpoint`, `EarlyStopping`, `LearningRateSchedule`, or your own.
-    rng : numpy.random.Generator, optional
+    rng : numpy.random.Generator, int or None
         Shuffles data sets that are no loaders; from the operating system's entropy by default.
     batch_size : int
         Of data that come as a data set or as arrays.
@@ -107,7 +109,7 @@ class Trainer:
         optimizer: Optimizer,
         *,
         callbacks: Sequence[Callback] = (),
-        rng: np.random.Generator | None = None,
+        rng: Rng = None,
         batch_size: int = 64,
         clip_grad_norm: float | None = None,
         progress: bool | None = None,
@@ -121,7 +123,7 @@ class Trainer:
         self.criterion = criterion
         self.optimizer = optimizer
         self.callbacks = tuple(callbacks)
-        self.rng = np.random.default_rng() if rng is None else rng
+        self.rng = as_generator("Trainer", rng)
         self.batch_size = batch_size
         self.clip_grad_norm = clip_grad_norm
         self.progress = progress
@@ -170,7 +172,10 @@ class Trainer:
             A loaded state is of other loaders.
         ValueError
             More epochs than ``epochs`` are complete, or there is no batch.
+        TypeError
+            ``epochs`` is no int, or the data are none of the above.
         """
+        epochs = one_int("Trainer.fit", "epochs", epochs)
         if epochs < self.epoch:
             raise ValueError(
                 f"Trainer.fit: {self.epoch} epochs are complete, which is more than epochs={epochs}"
@@ -480,6 +485,15 @@ class Trainer:
             # Where nothing is shuffled nothing is drawn, and any generator will do.
             rng = self.rng if shuffle else np.random.default_rng(0)
             return DataLoader(data, self.batch_size, shuffle=shuffle, rng=rng)
+        if hasattr(data, "shape"):
+            raise TypeError(
+                f"Trainer: the data must be a pair (inputs, targets), got one array of shape {data.shape}"
+            )
+        if isinstance(data, list | tuple) and not all(map(_is_batch, data)):
+            raise TypeError(
+                "Trainer: the data must be a pair of arrays or a sequence of batches (inputs, targets), got "
+                f"{type(data).__name__} of {', '.join(type(part).__name__ for part in data[:3])}"
+            )
         if isinstance(data, Iterator):
             raise TypeError(f"Trainer: the data must be iterable more than once, got a {type(data).__name__}")
         if not isinstance(data, Iterable):
@@ -515,6 +529,11 @@ class Trainer:
         title = f"epoch {self.epoch + 1}/{self._epochs}"
         with tqdm(total=total, initial=done, desc=title, unit="batch", leave=False) as bar:
             yield bar
+
+
+def _is_batch(part: object) -> bool:
+    """Whether ``part`` can be ``(inputs, targets)``; a row of inputs or a label cannot."""
+    return isinstance(part, list | tuple) and len(part) == 2 and bool(getattr(part[1], "shape", ()))
 
 
 @dataclass

@@ -176,6 +176,12 @@ Activation activation_of(int code) {
     return static_cast<Activation>(code);
 }
 
+Algorithm algorithm_of(int code) {
+    if (code < 0 || code > static_cast<int>(Algorithm::winograd))
+        throw py::value_error("algorithm code " + std::to_string(code) + " is unknown");
+    return static_cast<Algorithm>(code);
+}
+
 int checked_threads(int threads) {
     if (threads < 1 || threads > 1024)
         throw py::value_error("threads must lie in 1..1024, got " + std::to_string(threads));
@@ -193,7 +199,7 @@ void dispatch(const py::array& array, const Call& call) {
 }
 
 void bind_conv_forward(const py::array& x, const py::array& weight, const py::object& bias, int activation,
-                       py::array y, const py::tuple& geometry, int threads) {
+                       py::array y, const py::tuple& geometry, int algorithm, int threads) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
         using T = decltype(zero);
@@ -202,14 +208,16 @@ void bind_conv_forward(const py::array& x, const py::array& weight, const py::ob
         const T* bs = bias_data<T>(bias, g.out_channels);
         T* ys = output<T>("y", y, shape_of(g.batch, g.out_channels, g.output));
         const Activation code = activation_of(activation);
+        const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
         py::gil_scoped_release release;
-        conv_forward<T>(xs, ws, bs, code, ys, g, count);
+        conv_forward<T>(xs, ws, bs, code, ys, g, chosen, count);
     });
 }
 
 void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, const py::object& bias,
-                          int activation, py::array grad_x, const py::tuple& geometry, int threads) {
+                          int activation, py::array grad_x, const py::tuple& geometry, int algorithm,
+                          int threads) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(grad_y, [&](auto zero) {
         using T = decltype(zero);
@@ -218,9 +226,10 @@ void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, cons
         const T* bs = bias_data<T>(bias, g.in_channels);
         T* xs = output<T>("grad_x", grad_x, shape_of(g.batch, g.in_channels, g.input));
         const Activation code = activation_of(activation);
+        const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
         py::gil_scoped_release release;
-        conv_grad_input<T>(gs, ws, bs, code, xs, g, count);
+        conv_grad_input<T>(gs, ws, bs, code, xs, g, chosen, count);
     });
 }
 
@@ -328,10 +337,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
     Parallel::set_interrupt_check(check_interrupt);
     m.def("conv_forward", &bind_conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true),
-          py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
+          py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("algorithm"), py::arg("threads"));
     m.def("conv_grad_input", &bind_conv_grad_input, py::arg("grad_y"), py::arg("weight"),
           py::arg("bias").none(true), py::arg("activation"), py::arg("grad_x"), py::arg("geometry"),
-          py::arg("threads"));
+          py::arg("algorithm"), py::arg("threads"));
     m.def("conv_grad_weight", &bind_conv_grad_weight, py::arg("x"), py::arg("grad_y"), py::arg("grad_weight"),
           py::arg("geometry"), py::arg("threads"));
     m.def("max_pool", &bind_max_pool, py::arg("x"), py::arg("y"), py::arg("indices").none(true),

@@ -1,6 +1,7 @@
 #include "gather.h"
 
 #include <map>
+#include <stdexcept>
 
 #include "activation.h"
 #include "kernels.h"
@@ -124,9 +125,17 @@ void fill_with_bias(const GatherProblem<T>& p, int threads) {
 }
 
 template <class T>
-void gather(const GatherProblem<T>& problem, int threads) {
+void gather(const GatherProblem<T>& problem, Algorithm algorithm, int threads) {
+    const bool by_winograd = algorithm != Algorithm::direct && winograd_applies(problem);
+    if (algorithm == Algorithm::winograd && !by_winograd)
+        throw std::invalid_argument(
+            "algorithm 'winograd' needs floating-point numbers, a 3x3 kernel without stride "
+            "or dilation, and at least 16 channels in and out of each group");
     if (!problem.complete)
         fill_with_bias(problem, threads);
+    if (by_winograd && (algorithm == Algorithm::winograd || winograd_pays(problem)) &&
+        winograd(problem, threads))
+        return;
     if (window_applies(problem))
         gather_window(problem, threads);
     else
@@ -135,21 +144,23 @@ void gather(const GatherProblem<T>& problem, int threads) {
 
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
-                  const ConvGeometry& g, int threads) {
-    gather(forward_problem(g, x, weight, bias, activation, y), threads);
+                  const ConvGeometry& g, Algorithm algorithm, int threads) {
+    gather(forward_problem(g, x, weight, bias, activation, y), algorithm, threads);
 }
 
 template <class T>
 void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation activation, T* grad_x,
-                     const ConvGeometry& g, int threads) {
-    gather(grad_input_problem(g, grad_y, weight, bias, activation, grad_x), threads);
+                     const ConvGeometry& g, Algorithm algorithm, int threads) {
+    gather(grad_input_problem(g, grad_y, weight, bias, activation, grad_x), algorithm, threads);
 }
 
 #define INSTANTIATE(T)                                                                                       \
     template GatherProblem<T> forward_problem(const ConvGeometry&, const T*, const T*, const T*, Activation, \
                                               T*);                                                           \
-    template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, int);      \
-    template void conv_grad_input(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, int);
+    template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, Algorithm, \
+                               int);                                                                         \
+    template void conv_grad_input(const T*, const T*, const T*, Activation, T*, const ConvGeometry&,         \
+                                  Algorithm, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

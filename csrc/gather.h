@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "geometry.h"
+#include "kernels.h"
 #include "tiles/tiles.h"
 
 namespace fastconv {
@@ -85,6 +86,22 @@ void fill_with_bias(const GatherProblem<T>& problem, int threads);
 template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads);
 
+// The weights of some source channels for one block of Tiles::rows result channels of a group, packed:
+// out[(source, tap)][rows] for the kernel positions listed in `taps`, in their order.
+template <class T>
+void pack_weight_block(const GatherProblem<T>& problem, const std::vector<Index>& taps, Index group,
+                       Index block, const Range& sources, T* out);
+
+// Windows of 3x3 without stride or dilation, many channels: Winograd's algorithm (winograd.cpp). False where
+// a result would not be finite: a window's infinities and NaNs spread over the tile then, and another
+// algorithm has to compute it again.
+template <class T>
+bool winograd_applies(const GatherProblem<T>& problem);
+template <class T>
+bool winograd_pays(const GatherProblem<T>& problem); // where it applies
+template <class T>
+bool winograd(const GatherProblem<T>& problem, int threads);
+
 // Few channels and small windows: weighted rows of a padded window (gather_window.cpp).
 template <class T>
 bool window_applies(const GatherProblem<T>& problem);
@@ -98,8 +115,8 @@ bool window_grad_weight_applies(const GatherProblem<T>& problem, double tile_eff
 template <class T>
 void window_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
 
-// Chooses among them.
+// Chooses among them, or takes the one that is asked for.
 template <class T>
-void gather(const GatherProblem<T>& problem, int threads);
+void gather(const GatherProblem<T>& problem, Algorithm algorithm, int threads);
 
 } // namespace fastconv

@@ -110,40 +110,8 @@ private:
         const Index first_source = task / block_parts % source_parts * kSourcesPerPacking;
         const Range sources{first_source, std::min(p_.sources, first_source + kSourcesPerPacking)};
         for (Index block = first_block; block < std::min(blocks_, first_block + kBlocksPerPacking); ++block)
-            pack_block(l, group, block, sources);
-    }
-
-    // A[(source, tap)][rows] of one block of result channels.
-    void pack_block(const PlanLayout& l, Index group, Index block, const Range& sources) const {
-        const Index first = block * tile_.rows, rows = std::min<Index>(tile_.rows, p_.results - first);
-        const Index taps = static_cast<Index>(l.taps.size()), all_taps = volume(p_.kernel);
-        const T* weight =
-            p_.weight + group * p_.group_stride + first * p_.result_stride + sources.begin * p_.source_stride;
-        T* out = packed(l, group, block) + sources.begin * taps * tile_.rows;
-        if (p_.source_stride == all_taps && taps == all_taps) { // rows of A are contiguous in memory
-            tile_.transpose(weight, p_.result_stride, rows, sources.size() * taps, out, tile_.rows,
-                            tile_.rows);
-            return;
-        }
-        if (all_taps == 1 && p_.result_stride == 1 && rows == tile_.rows) { // columns of A are
-            for (Index c = 0; c < sources.size(); ++c)
-                std::copy_n(weight + c * p_.source_stride, tile_.rows, out + c * tile_.rows);
-            return;
-        }
-        if (4 * taps < all_taps) {
-            for (Index c = 0; c < sources.size(); ++c)
-                for (const Index tap : l.taps)
-                    for (Index i = 0; i < tile_.rows; ++i)
-                        *out++ = i < rows ? weight[i * p_.result_stride + c * p_.source_stride + tap] : T{};
-            return;
-        }
-        T* turned = workspace<T>(Slot::staging, all_taps * tile_.rows);
-        for (Index c = 0; c < sources.size(); ++c) {
-            tile_.transpose(weight + c * p_.source_stride, p_.result_stride, rows, all_taps, turned,
-                            tile_.rows, tile_.rows);
-            for (const Index tap : l.taps)
-                out = std::copy_n(turned + tap * tile_.rows, tile_.rows, out);
-        }
+            pack_weight_block(p_, l.taps, group, block, sources,
+                              packed(l, group, block) + sources.begin * l.plan->taps() * tile_.rows);
     }
 
     void multiply_panels(const PlanLayout& l, Index task) const {
@@ -278,13 +246,51 @@ private:
 } // namespace
 
 template <class T>
+void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps, Index group, Index block,
+                       const Range& sources, T* out) {
+    const Tiles<T>& tile = tiles<T>();
+    const Index first = block * tile.rows, rows = std::min<Index>(tile.rows, p.results - first);
+    const Index all_taps = volume(p.kernel);
+    const T* weight =
+        p.weight + group * p.group_stride + first * p.result_stride + sources.begin * p.source_stride;
+    const bool in_order =
+        static_cast<Index>(taps.size()) == all_taps && std::is_sorted(taps.begin(), taps.end());
+    if (p.source_stride == all_taps && in_order) { // rows are contiguous in memory
+        tile.transpose(weight, p.result_stride, rows, sources.size() * all_taps, out, tile.rows, tile.rows);
+        return;
+    }
+    if (all_taps == 1 && p.result_stride == 1 && rows == tile.rows) { // columns are
+        for (Index c = 0; c < sources.size(); ++c)
+            std::copy_n(weight + c * p.source_stride, tile.rows, out + c * tile.rows);
+        return;
+    }
+    if (4 * static_cast<Index>(taps.size()) < all_taps) {
+        for (Index c = 0; c < sources.size(); ++c)
+            for (const Index tap : taps)
+                for (Index i = 0; i < tile.rows; ++i)
+                    *out++ = i < rows ? weight[i * p.result_stride + c * p.source_stride + tap] : T{};
+        return;
+    }
+    T* turned = workspace<T>(Slot::staging, all_taps * tile.rows);
+    for (Index c = 0; c < sources.size(); ++c) {
+        tile.transpose(weight + c * p.source_stride, p.result_stride, rows, all_taps, turned, tile.rows,
+                       tile.rows);
+        for (const Index tap : taps)
+            out = std::copy_n(turned + tap * tile.rows, tile.rows, out);
+    }
+}
+
+template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads) {
     if (problem.plans.empty())
         return;
     GatherGemm<T>(problem, threads).run();
 }
 
-#define INSTANTIATE(T) template void gather_gemm(const GatherProblem<T>&, int);
+#define INSTANTIATE(T)                                                                                \
+    template void pack_weight_block(const GatherProblem<T>&, const std::vector<Index>&, Index, Index, \
+                                    const Range&, T*);                                                \
+    template void gather_gemm(const GatherProblem<T>&, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

@@ -6,6 +6,9 @@
 
 namespace fastconv {
 
+// How a convolution is computed: codes of fastconv.backends.cpp, in its order.
+enum class Algorithm { automatic, direct, winograd };
+
 // X(T) for each element type of a family of kernels.
 #define FASTCONV_CONV_TYPES(X) X(float) X(double) X(std::int32_t) X(std::int64_t)
 #define FASTCONV_MEAN_TYPES(X) X(float) X(double)
@@ -16,13 +19,14 @@ namespace fastconv {
     X(std::int16_t)           \
     X(std::int32_t) X(std::int64_t) X(std::uint8_t) X(std::uint16_t) X(std::uint32_t) X(std::uint64_t)
 
+// An algorithm that cannot serve the geometry throws std::invalid_argument.
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
-                  const ConvGeometry& geometry, int threads);
+                  const ConvGeometry& geometry, Algorithm algorithm, int threads);
 
 template <class T>
 void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation activation, T* grad_x,
-                     const ConvGeometry& geometry, int threads);
+                     const ConvGeometry& geometry, Algorithm algorithm, int threads);
 
 template <class T>
 void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& geometry, int threads);

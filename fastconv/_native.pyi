@@ -13,6 +13,7 @@ def conv_forward(
     activation: int,
     y: _Array,
     geometry: ConvGeometry,
+    algorithm: int,
     threads: int,
 ) -> None: ...
 def conv_grad_input(
@@ -22,6 +23,7 @@ def conv_grad_input(
     activation: int,
     grad_x: _Array,
     geometry: ConvGeometry,
+    algorithm: int,
     threads: int,
 ) -> None: ...
 def conv_grad_weight(

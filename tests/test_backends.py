@@ -48,6 +48,7 @@ class Spies:
         self.calls = []
         for name in ("spy-a", "spy-b", "spy-c", "spy-d"):
             module = ModuleType(f"fastconv_{name}")
+            module.ALGORITHMS = ("auto",)
             for kernel in KERNELS:
                 setattr(module, kernel, self.recorder(name, getattr(reference, kernel)))
             module.describe = reference.describe
@@ -311,7 +312,7 @@ def test_threads_respect_the_quota_of_cgroups(membership, files, expected, tmp_p
 def test_config_context():
     with fastconv.config_context(algorithm="direct", workspace_limit=2**20, deterministic=True):
         np.testing.assert_array_equal(fastconv.conv2d(X, WEIGHT, backend="reference"), Y)
-    with pytest.raises(ValueError, match="config_context: algorithm must be one of auto, direct"):
+    with pytest.raises(ValueError, match="config_context: algorithm must be one of auto, direct, winograd"):
         fastconv.config_context(algorithm="magic").__enter__()
     with pytest.raises(TypeError, match="config_context: deterministic must be True or False, got 'no'"):
         fastconv.config_context(deterministic="no").__enter__()

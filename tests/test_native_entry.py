@@ -76,7 +76,8 @@ def arguments(kernel: str, geometry: Any, dtype: Any = np.float64) -> dict[str, 
             "geometry": g,
         },
     }[kernel]()
-    return {**call, "threads": 2}
+    algorithm = {"algorithm": 0} if kernel in ("conv_forward", "conv_grad_input") else {}
+    return {**call, **algorithm, "threads": 2}
 
 
 KERNELS = {
@@ -169,6 +170,8 @@ def bad_calls(kernel: str) -> Iterator[tuple[str, dict[str, Any]]]:
             choices = bad_arrays(name, value, kernel)
         elif name == "geometry":
             choices = bad_geometries(value)
+        elif name == "algorithm":
+            choices = ((repr(v), v) for v in (-1, 3, 255, 2**31, 2**32 + 1, -(2**31), "direct", *BAD_NUMBERS))
         elif name == "activation":
             choices = ((repr(v), v) for v in (-1, 8, 255, 2**31, 2**32 + 1, -(2**31), "relu", *BAD_NUMBERS))
         else:
@@ -279,7 +282,7 @@ def astray(kernel: str, geometries: Iterator[Any], enter: Enter) -> list[str]:
         if reach(geometry) > REACH_LIMIT:
             wrong.append(f"{name}: accepted")
             continue
-        del plain["threads"]
+        plain = {name: value for name, value in plain.items() if name not in ("algorithm", "threads")}
         if "activation" in plain:
             plain["activation"] = "relu"
         getattr(reference, kernel)(*plain.values())

@@ -441,6 +441,10 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
 
 #include "pool_body.inl"
 
+// --- Winograd ----------------------------------------------------------------------------------------------
+
+#include "winograd_body.inl"
+
 // --- the table ---------------------------------------------------------------------------------------------
 
 template <class T>
@@ -450,8 +454,14 @@ constexpr Tiles<T> table() {
 }
 
 constexpr TileSet make_tile_set(const char* name) {
-    return {name,        table<float>(), table<double>(), table<std::int32_t>(), table<std::int64_t>(),
-            pool_table()};
+    return {name,
+            table<float>(),
+            table<double>(),
+            table<std::int32_t>(),
+            table<std::int64_t>(),
+            pool_table(),
+            winograd_table<float>(),
+            winograd_table<double>()};
 }
 
 #undef INLINE

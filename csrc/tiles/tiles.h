@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "pool_tiles.h"
+#include "winograd_tiles.h"
 
 namespace fastconv {
 
@@ -104,6 +105,8 @@ struct TileSet {
     Tiles<std::int32_t> i32;
     Tiles<std::int64_t> i64;
     PoolTileSet pool;
+    WinogradTiles<float> winograd_f32;
+    WinogradTiles<double> winograd_f64;
 };
 
 // The table in use, and the names of those that this processor can run, best first.

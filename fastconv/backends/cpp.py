@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastconv import _native
 from fastconv.activations import activation_code
-from fastconv.config import get_num_threads
+from fastconv.config import algorithm, get_num_threads
 from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
@@ -33,11 +33,19 @@ if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
         raise SettingError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
+ALGORITHMS = ("auto", "direct", "winograd")  # in the order of the compiled module's codes
+
+
+def _algorithm() -> int:
+    return ALGORITHMS.index(algorithm())
+
+
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
     """``y = activation(weight * x + bias)``."""
-    _native.conv_forward(x, weight, bias, activation_code(activation), y, geometry, get_num_threads())
+    code = activation_code(activation)
+    _native.conv_forward(x, weight, bias, code, y, geometry, _algorithm(), get_num_threads())
 
 
 def conv_grad_input(
@@ -49,13 +57,14 @@ def conv_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``."""
-    _native.conv_grad_input(
-        grad_y, weight, bias, activation_code(activation), grad_x, geometry, get_num_threads()
-    )
+    code = activation_code(activation)
+    _native.conv_grad_input(grad_y, weight, bias, code, grad_x, geometry, _algorithm(), get_num_threads())
 
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by the weights."""
+    if algorithm() == "winograd":
+        raise ValueError("algorithm 'winograd' has no weight gradient")
     _native.conv_grad_weight(x, grad_y, grad_weight, geometry, get_num_threads())
 
 

@@ -30,6 +30,8 @@ KERNELS = (
 class Backend(Protocol):
     """The module's face; see the kernels of `fastconv.backends.reference` for the definitions."""
 
+    ALGORITHMS: tuple[str, ...]  # of convolution, which `fastconv.config.algorithm` chooses from
+
     def conv_forward(
         self,
         x: Array,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastconv import config
 from fastconv.activations import ACTIVATIONS, INTEGER_ACTIVATIONS
 from fastconv.errors import ShapeError
 from fastconv.geometry import (
@@ -416,7 +417,9 @@ def _run_forward(
     if geometry.is_empty:
         _fill_with_bias(y, bias, activation)
         return
-    call.backend.conv_forward(
+    _run_kernel(
+        call,
+        "conv_forward",
         as_kernel_input(call, x, precision.compute, geometry.x_shape),
         as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
         None if bias is None else as_kernel_input(call, bias, precision.compute),
@@ -439,7 +442,9 @@ def _run_grad_input(
     if geometry.is_empty:
         _fill_with_bias(grad_x, bias, activation)
         return
-    call.backend.conv_grad_input(
+    _run_kernel(
+        call,
+        "conv_grad_input",
         as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
         as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
         None if bias is None else as_kernel_input(call, bias, precision.compute),
@@ -455,12 +460,27 @@ def _run_grad_weight(
     if geometry.is_empty:
         grad_weight[...] = 0
         return
-    call.backend.conv_grad_weight(
+    _run_kernel(
+        call,
+        "conv_grad_weight",
         as_kernel_input(call, x, precision.compute, geometry.x_shape),
         as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
         grad_weight,
         geometry,
     )
+
+
+def _run_kernel(call: Call, kernel: str, *arguments: Any) -> None:
+    """Run a kernel by the algorithm that the context names."""
+    chosen, known = config.algorithm(), call.backend.ALGORITHMS
+    if chosen not in known:
+        raise ValueError(
+            f"{call.op}: backend {call.backend_name!r} has no algorithm {chosen!r}, expected one of {', '.join(known)}"
+        )
+    try:
+        getattr(call.backend, kernel)(*arguments)
+    except ValueError as error:  # one that cannot serve this geometry
+        raise ValueError(f"{call.op}: {error}") from error
 
 
 def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> None:

@@ -21,6 +21,7 @@ from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 
 Array = NDArray[Any]
 
+ALGORITHMS = ("auto", "direct")
 CACHE_LINE = 64  # bytes
 NARROW = 32  # most products of input and output channels in a group that is computed plane by plane
 BLOCK_PANELS = 10  # most column panels packed at once: half a usual second-level cache

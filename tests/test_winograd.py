@@ -1,0 +1,142 @@
+"""Winograd's algorithm: within its own, wider bound; the same in every corner; taken where it pays."""
+
+import numpy as np
+import pytest
+from conftest import TARGETS, chosen
+
+import fastconv
+from fastconv import config_context
+from fastconv.backends import load
+from fastconv.geometry import conv_geometry
+from fastconv.testing import check_kernel, make_problem
+
+if not any(target.backend == "cpp" for target in TARGETS):
+    pytest.skip("only the compiled backend has it", allow_module_level=True)
+
+UNITS = 64 / 8  # of its bound, in those of direct summation, which `make_problem` gives
+
+# Sizes that leave rows, columns and panels of tiles unfinished; every padding; several images to a panel.
+CASES = {
+    "whole-tiles": (2, (2, 16, 8, 8), (16, 16, 3, 3), 1, 1),
+    "odd": (2, (3, 17, 13, 19), (21, 17, 3, 3), 1, 1),
+    "one-tile": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 1),
+    "one-result": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 0),
+    "no-padding": (2, (2, 19, 21, 6), (16, 19, 3, 3), 1, 0),
+    "much-padding": (2, (1, 16, 7, 5), (18, 16, 3, 3), 1, 2),
+    "uneven-padding": (2, (2, 16, 9, 11), (16, 16, 3, 3), 1, ((2, 0), (0, 2))),
+    "far-padding": (2, (1, 16, 4, 5), (16, 16, 3, 3), 1, ((9, 0), (0, 11))),
+    "wide": (2, (1, 16, 5, 150), (16, 16, 3, 3), 1, 1),
+    "deep": (2, (1, 600, 7, 9), (40, 600, 3, 3), 1, 1),
+    "many-results": (2, (1, 24, 6, 6), (333, 24, 3, 3), 1, 1),
+    "groups": (2, (2, 48, 10, 9), (51, 16, 3, 3), 3, 1),
+    "three-dimensional": (3, (2, 16, 4, 9, 7), (16, 16, 1, 3, 3), 1, ((0, 0), (1, 1), (1, 1))),
+}
+
+
+@pytest.fixture(params=[target for target in TARGETS if target.backend == "cpp"], ids=str)
+def cpp(request):
+    with chosen(request.param):
+        yield load("cpp")
+
+
+def problem(name, kernel, dtype, **options):
+    ndim, x_shape, weight_shape, groups, padding = CASES[name]
+    geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, 1, groups)
+    found = make_problem(kernel, geometry, dtype, **options)
+    return found._replace(bounds=tuple(UNITS * bound for bound in found.bounds))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input"])
+@pytest.mark.parametrize("name", CASES)
+def test_within_the_bound(name, kernel, dtype, cpp):
+    with config_context(algorithm="winograd", threads=2):
+        check_kernel(cpp, problem(name, kernel, dtype))
+        check_kernel(cpp, problem(name, kernel, dtype, data="positive", bias=True, activation="silu"))
+
+
+@pytest.mark.parametrize("channels", [64, 256, 512])
+def test_accuracy_of_real_layers(channels, cpp):
+    """Images behind a ReLU and He's weights: the error that RESNET and VGG meet, at most 2e-5 of the largest result."""
+    rng = np.random.default_rng(channels)
+    x = np.maximum(rng.standard_normal((2, channels, 14, 14)), 0).astype(np.float32)
+    weight = rng.standard_normal((48, channels, 3, 3), np.float32) * np.float32(np.sqrt(2 / 9 / channels))
+    exact = fastconv.conv2d(x.astype(np.float64), weight.astype(np.float64), padding=1, backend="reference")
+    with config_context(algorithm="winograd"):
+        error = fastconv.conv2d(x, weight, padding=1, backend="cpp") - exact
+    assert np.abs(error).max() <= 2e-5 * np.abs(exact).max()
+    assert np.sqrt((error**2).mean()) <= 2e-6 * np.sqrt((exact**2).mean())
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, "largest"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_not_finite_as_in_direct_summation(value, dtype, cpp):
+    """An infinity reaches the results of its own windows only; what overflows on the way does not show."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 32, 20, 22)).astype(dtype)
+    weight = rng.standard_normal((16, 32, 3, 3)).astype(dtype) / 32
+    x[1, 3, 7, 9] = np.finfo(dtype).max if value == "largest" else value
+    window = {"padding": 1, "backend": "cpp"}
+    with config_context(algorithm="direct"):
+        expected = fastconv.conv2d(x, weight, **window)
+    with config_context(algorithm="winograd"):
+        actual = fastconv.conv2d(x, weight, **window)
+    np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_same_bits_for_every_number_of_threads(cpp):
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((5, 40, 30, 31)), rng.standard_normal((44, 40, 3, 3))
+    found = set()
+    for threads in (1, 2, 3, 8):
+        with config_context(algorithm="winograd", threads=threads):
+            found.add(fastconv.conv2d(x, weight, padding=1, backend="cpp").tobytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("weight_shape", "options", "dtype"),
+    [
+        ((16, 16, 5, 5), {}, np.float32),
+        ((16, 16, 3, 3), {"stride": 2}, np.float32),
+        ((16, 16, 3, 3), {"dilation": 2}, np.float32),
+        ((16, 8, 3, 3), {"groups": 2}, np.float32),
+        ((16, 16, 3, 3), {}, np.int32),
+    ],
+)
+def test_what_it_cannot_serve_raises(weight_shape, options, dtype):
+    x, weight = np.ones((1, 16, 12, 12), dtype), np.ones(weight_shape, dtype)
+    with (
+        config_context(algorithm="winograd"),
+        pytest.raises(ValueError, match=r"^conv2d: algorithm 'winograd' needs floating-point"),
+    ):
+        fastconv.conv2d(x, weight, backend="cpp", **options)
+
+
+def test_who_does_not_have_it_raises():
+    x, weight = np.ones((1, 16, 12, 12)), np.ones((16, 16, 3, 3))
+    with config_context(algorithm="winograd"):
+        with pytest.raises(ValueError, match="conv2d: backend 'reference' has no algorithm 'winograd'"):
+            fastconv.conv2d(x, weight, backend="reference")
+        with pytest.raises(ValueError, match="conv2d_weight: algorithm 'winograd' has no weight gradient"):
+            fastconv.grad.conv2d_weight(x, weight.shape, np.ones((1, 16, 10, 10)), backend="cpp")
+        assert fastconv.max_pool2d(x, 2, backend="cpp").shape == (1, 16, 6, 6)  # concerns convolutions only
+
+
+def test_taken_where_it_pays(cpp):
+    """By its bits: they are those of one of the two."""
+    rng = np.random.default_rng(0)
+
+    def auto(x_shape, weight_shape):
+        x, weight = rng.standard_normal(x_shape, np.float32), rng.standard_normal(weight_shape, np.float32)
+        results = {}
+        for name in ("auto", "direct", "winograd"):
+            with config_context(algorithm=name):
+                results[name] = fastconv.conv2d(x, weight, padding=1, backend="cpp").tobytes()
+        assert results["direct"] != results["winograd"]
+        return next(name for name in ("direct", "winograd") if results[name] == results["auto"])
+
+    assert auto((4, 64, 56, 56), (64, 64, 3, 3)) == "winograd"
+    assert auto((1, 256, 7, 7), (256, 256, 3, 3)) == "direct"  # transforming the weights would take longer

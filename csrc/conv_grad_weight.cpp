@@ -22,9 +22,6 @@ constexpr Index kRowsPerPass = 12;                   // input channels of which 
 constexpr Index kLongestChunk = 128;                 // pixels
 constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
 
-template <class T>
-using Total = std::conditional_t<std::is_same_v<T, float>, double, T>;
-
 // Vectors of output channels in a tile: the width that wastes the fewest lanes, the widest of equals.
 template <class T>
 int outer_vectors(Index outputs) {

@@ -3,6 +3,7 @@
 // of three axes.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "geometry.h"
@@ -107,6 +108,10 @@ template <class T>
 bool window_applies(const GatherProblem<T>& problem);
 template <class T>
 void gather_window(const GatherProblem<T>& problem, int threads);
+
+// What sums of sums are kept in.
+template <class T>
+using Total = std::conditional_t<std::is_same_v<T, float>, double, T>;
 
 // The weight gradient by windows, where they use the vector unit better than a tile of the given efficiency
 // would (window_grad_weight.cpp). `problem` is the forward one, with grad_y in place of its results.

@@ -66,9 +66,7 @@ public:
     void run() const {
         const Index packings =
             p_.groups * ceil_div(blocks_, kBlocksPerPacking) * ceil_div(p_.sources, kSourcesPerPacking);
-        Parallel::run(static_cast<Index>(layouts_.size()) * packings, threads_, [&](Index task) {
-            pack_weights(layouts_[static_cast<std::size_t>(task / packings)], task % packings);
-        });
+        Parallel::run(packings, threads_, [this](Index task) { pack_weights(task); });
         Parallel::run(tasks_, threads_, [this](Index task) {
             const auto after =
                 std::upper_bound(layouts_.begin(), layouts_.end(), task,
@@ -102,7 +100,7 @@ private:
     // Packs some sources' weights for some blocks. Where a source's weights lie together (the input
     // gradient), walking over the blocks of a few sources reads whole pages; the other way round would touch
     // a page for every source.
-    void pack_weights(const PlanLayout& l, Index task) const {
+    void pack_weights(Index task) const {
         const Index block_parts = ceil_div(blocks_, kBlocksPerPacking);
         const Index source_parts = ceil_div(p_.sources, kSourcesPerPacking);
         const Index group = task / (block_parts * source_parts);
@@ -110,8 +108,29 @@ private:
         const Index first_source = task / block_parts % source_parts * kSourcesPerPacking;
         const Range sources{first_source, std::min(p_.sources, first_source + kSourcesPerPacking)};
         for (Index block = first_block; block < std::min(blocks_, first_block + kBlocksPerPacking); ++block)
-            pack_weight_block(p_, l.taps, group, block, sources,
-                              packed(l, group, block) + sources.begin * l.plan->taps() * tile_.rows);
+            if (layouts_.size() == 1)
+                pack_weight_block(p_, layouts_[0].taps, group, block, sources,
+                                  packed(layouts_[0], group, block) +
+                                      sources.begin * layouts_[0].plan->taps() * tile_.rows);
+            else
+                deal_weights(group, block, sources);
+    }
+
+    // The same for several plans, between which the kernel positions are divided: each weight is read once.
+    void deal_weights(Index group, Index block, const Range& sources) const {
+        const Index first = block * tile_.rows, rows = std::min<Index>(tile_.rows, p_.results - first);
+        const Index all_taps = volume(p_.kernel);
+        T* turned = workspace<T>(Slot::staging, all_taps * tile_.rows);
+        for (Index c = sources.begin; c < sources.end; ++c) {
+            const T* weight =
+                p_.weight + group * p_.group_stride + first * p_.result_stride + c * p_.source_stride;
+            tile_.transpose(weight, p_.result_stride, rows, all_taps, turned, tile_.rows, tile_.rows);
+            for (const PlanLayout& l : layouts_) {
+                T* out = packed(l, group, block) + c * l.plan->taps() * tile_.rows;
+                for (const Index tap : l.taps)
+                    out = std::copy_n(turned + tap * tile_.rows, tile_.rows, out);
+            }
+        }
     }
 
     void multiply_panels(const PlanLayout& l, Index task) const {
@@ -262,13 +281,6 @@ void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps
     if (all_taps == 1 && p.result_stride == 1 && rows == tile.rows) { // columns are
         for (Index c = 0; c < sources.size(); ++c)
             std::copy_n(weight + c * p.source_stride, tile.rows, out + c * tile.rows);
-        return;
-    }
-    if (4 * static_cast<Index>(taps.size()) < all_taps) {
-        for (Index c = 0; c < sources.size(); ++c)
-            for (const Index tap : taps)
-                for (Index i = 0; i < tile.rows; ++i)
-                    *out++ = i < rows ? weight[i * p.result_stride + c * p.source_stride + tap] : T{};
         return;
     }
     T* turned = workspace<T>(Slot::staging, all_taps * tile.rows);

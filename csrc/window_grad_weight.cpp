@@ -14,9 +14,6 @@ constexpr Index kMostSumBytes = 192 << 10; // of a group: they are revisited for
 constexpr Index kTasksWanted = 16;
 constexpr Index kLongestSum = 256; // of a lane
 
-template <class T>
-using Total = std::conditional_t<std::is_same_v<T, float>, double, T>;
-
 // Adds the lanes of `count` vectors to one total each, and clears them.
 template <class T>
 void add_lanes(T* sums, Index count, int lanes, Total<T>* totals) {

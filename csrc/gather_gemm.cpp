@@ -58,6 +58,8 @@ public:
             tasks += layout.tasks;
             layouts_.push_back(std::move(layout));
         }
+        for (int j = 0; j < tile_.columns; j += tile_.lanes)
+            whole_.push_back({j, j, tile_.lanes});
         tasks_ = tasks;
         weights_ = workspace<T>(Slot::weights, weights);
         panel_elements_ = panel_elements;
@@ -154,32 +156,79 @@ private:
             if (end.column + end.count < tile_.columns) // columns that no run fills
                 std::fill_n(buffer + j * panel_size(l), panel_size(l), T{});
         }
+        // Sums of several chunks that lie scattered in the result are kept together until they are complete.
+        const GatherAxis& w = l.plan->axes[2];
+        const bool scattered = w.out_step > 1 || w.outputs % tile_.lanes != 0;
+        const Index tile_size = static_cast<Index>(tile_.rows) * tile_.columns;
+        T* sums = scattered && p_.sources > l.chunk
+                      ? workspace<T>(Slot::results, blocks.size() * panels * tile_size)
+                      : nullptr;
         for (Index c = 0; c < p_.sources; c += l.chunk) {
             const Index channels = std::min(l.chunk, p_.sources - c);
             for (Index j = 0; j < panels; ++j)
                 pack_panel(*l.plan, runs[j], c, channels, buffer + j * panel_size(l));
             for (Index block = blocks.begin; block < blocks.end; ++block) {
                 const T* a = packed(l, group, block) + c * taps * tile_.rows;
-                const Index row = group * p_.results + block * tile_.rows;
                 for (Index j = 0; j < panels; ++j) {
-                    TileStore<T> store{};
-                    store.y = p_.result + row * volume(p_.result_size);
-                    store.row_stride = volume(p_.result_size);
-                    store.column_step = l.plan->axes[2].out_step;
-                    store.pieces = pieces[j].data();
-                    store.piece_count = static_cast<int>(pieces[j].size());
-                    store.rows =
-                        static_cast<int>(std::min<Index>(tile_.rows, p_.results - block * tile_.rows));
+                    TileStore<T> store = final_store(l, group, block, pieces[static_cast<std::size_t>(j)]);
                     store.first = c == 0;
                     store.last = c + channels == p_.sources;
-                    store.bias = p_.bias == nullptr ? nullptr : p_.bias + row;
-                    store.activation = p_.activation;
-                    tile_.multiply(a, buffer + j * panel_size(l), channels * taps, store);
+                    const T* b = buffer + j * panel_size(l);
+                    if (sums == nullptr) {
+                        tile_.multiply(a, b, channels * taps, store);
+                    } else {
+                        T* kept = sums + ((block - blocks.begin) * panels + j) * tile_size;
+                        tile_.multiply(a, b, channels * taps, together(kept, store.first));
+                        if (store.last)
+                            scatter(kept, store);
+                    }
                     if (store.last && !in_tile(p_.activation))
                         activate(store);
                 }
             }
         }
+    }
+
+    // Where a tile's results belong.
+    TileStore<T> final_store(const PlanLayout& l, Index group, Index block,
+                             const std::vector<Piece>& pieces) const {
+        const Index row = group * p_.results + block * tile_.rows;
+        TileStore<T> store{};
+        store.y = p_.result + row * volume(p_.result_size);
+        store.row_stride = volume(p_.result_size);
+        store.column_step = l.plan->axes[2].out_step;
+        store.pieces = pieces.data();
+        store.piece_count = static_cast<int>(pieces.size());
+        store.rows = static_cast<int>(std::min<Index>(tile_.rows, p_.results - block * tile_.rows));
+        store.bias = p_.bias == nullptr ? nullptr : p_.bias + row;
+        store.activation = p_.activation;
+        return store;
+    }
+
+    // A whole tile, row by row.
+    TileStore<T> together(T* sums, bool first) const {
+        TileStore<T> store{};
+        store.y = sums;
+        store.row_stride = tile_.columns;
+        store.column_step = 1;
+        store.pieces = whole_.data();
+        store.piece_count = static_cast<int>(whole_.size());
+        store.rows = tile_.rows;
+        store.first = first;
+        return store;
+    }
+
+    // Complete sums to where they belong, with bias, and activated as tiles do it.
+    void scatter(const T* sums, const TileStore<T>& store) const {
+        const Activation activation = in_tile(p_.activation) ? p_.activation : Activation::none;
+        for (int i = 0; i < store.rows; ++i)
+            for (int p = 0; p < store.piece_count; ++p) {
+                const T* from = sums + i * tile_.columns + store.pieces[p].column;
+                T* to = store.y + i * store.row_stride + store.pieces[p].offset;
+                const T bias = store.bias == nullptr ? T{} : store.bias[i];
+                for (int j = 0; j < store.pieces[p].count; ++j)
+                    to[j * store.column_step] = activated(from[j] + bias, activation);
+            }
     }
 
     void activate(const TileStore<T>& store) const {
@@ -258,6 +307,7 @@ private:
     const Index blocks_;
     int threads_;
     std::vector<PlanLayout> layouts_;
+    std::vector<Piece> whole_; // all columns of a tile, side by side
     Index tasks_ = 0, panel_elements_ = 0;
     T* weights_ = nullptr;
 };

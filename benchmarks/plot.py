@@ -1,4 +1,7 @@
-"""Draws what compare.py measured: ``python benchmarks/plot.py results.json comparison.png``."""
+"""Draws what compare.py measured, and prints it as a table for Markdown.
+
+python benchmarks/plot.py results.json comparison.png
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,19 @@ def geometric_means(rows: list[dict[str, Any]], ours: str) -> dict[str, dict[str
     }
 
 
+def markdown(means: dict[str, dict[str, float]]) -> str:
+    """The geometric means as a table."""
+    peers = [peer for peer in NAMES if any(peer in group for group in means.values())]
+    lines = [
+        "| layers of | " + " | ".join(NAMES[peer] for peer in peers) + " |",
+        "|---" * (1 + len(peers)) + "|",
+    ]
+    for group, ratios in means.items():
+        cells = [f"{ratios[peer]:.2f}" if peer in ratios else "" for peer in peers]
+        lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
@@ -45,6 +61,7 @@ def main() -> None:
     results = json.loads(args.results.read_text())
     arguments, machine = results["arguments"], results["machine"]
     means = geometric_means(results["rows"], f"fastconv[{arguments['backend']}]")
+    print(markdown(means))
     peers = [peer for peer in NAMES if any(peer in group for group in means.values())]
 
     figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
@@ -61,7 +78,7 @@ def main() -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(
-        range(len(means)), [group.replace(" ", "\n", 1).replace("_", " ") for group in means], fontsize=8
+        range(len(means)), [group.replace(" ", "\n").replace("_", "\n") for group in means], fontsize=8
     )
     axes.set_ylabel("times faster than the peer")
     instructions = machine["config"]["backends"]["cpp"]["instruction set"].split()[0]

@@ -4,8 +4,10 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,14 @@ def test_support_table_is_up_to_date():
     start = README.index(support_table.BEGIN) + len(support_table.BEGIN)
     shown = README[start : README.index(support_table.END)]
     assert shown == support_table.table(), "run: python tests/support_table.py"
+
+
+def test_measured_table_is_that_of_the_results():
+    pytest.importorskip("matplotlib")
+    plot = runpy.run_path(str(ROOT / "benchmarks/plot.py"))
+    results = json.loads((ROOT / "benchmarks/results/zen5-2cpu.json").read_text())
+    means = plot["geometric_means"](results["rows"], "fastconv[cpp]")
+    assert plot["markdown"](means) in README
 
 
 def test_support_table_holds_every_operation():

@@ -108,7 +108,8 @@ def config_context(
     algorithm : {"auto", "direct", "winograd"}, optional
         The convolution algorithm. ``"direct"`` sums the products of the definition, and of whole numbers exactly.
         ``"winograd"`` (`cpp` only) computes 4x4 results of a 3x3 kernel without stride or dilation with a quarter of
-        the products, at about twice the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))`` of the 4x4.
+        the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
+        largest of the 4x4.
         ``"auto"`` takes it where it is faster. An algorithm that cannot serve a call raises.
     workspace_limit : int, optional
         Bytes of temporary memory for algorithms that trade memory for speed. Those of this version do not: they

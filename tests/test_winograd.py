@@ -63,10 +63,14 @@ def test_accuracy_of_real_layers(channels, cpp):
     x = np.maximum(rng.standard_normal((2, channels, 14, 14)), 0).astype(np.float32)
     weight = rng.standard_normal((48, channels, 3, 3), np.float32) * np.float32(np.sqrt(2 / 9 / channels))
     exact = fastconv.conv2d(x.astype(np.float64), weight.astype(np.float64), padding=1, backend="reference")
-    with config_context(algorithm="winograd"):
-        error = fastconv.conv2d(x, weight, padding=1, backend="cpp") - exact
+    size = {}
+    for algorithm in ("direct", "winograd"):
+        with config_context(algorithm=algorithm):
+            error = fastconv.conv2d(x, weight, padding=1, backend="cpp") - exact
+        size[algorithm] = np.sqrt((error**2).mean())
     assert np.abs(error).max() <= 2e-5 * np.abs(exact).max()
-    assert np.sqrt((error**2).mean()) <= 2e-6 * np.sqrt((exact**2).mean())
+    assert size["winograd"] <= 2e-6 * np.sqrt((exact**2).mean())
+    assert size["winograd"] <= 8 * size["direct"]
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, "largest"])

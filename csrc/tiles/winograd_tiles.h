@@ -5,7 +5,7 @@
 // where G evaluates the filter as a polynomial at the points, each divided by the product of its distances to
 // the others; A^T evaluates powers 0..3; and row j of B^T holds the coefficients of prod_{k != j} (x - a_k).
 // Two dimensions nest. The points 0, +-5/8, +-3/2, infinity (rather than the textbook's 0, +-1, +-2) keep all
-// constants of A and B exact in binary, and errors at about twice those of direct summation.
+// constants of A and B exact in binary, and errors at some three to six times those of direct summation.
 //
 // Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016; points of the form +-c in
 // the way of Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.

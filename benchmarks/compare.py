@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import statistics
 import sys
@@ -31,6 +30,7 @@ from peers import (
     pool_arrays,
     set_threads,
 )
+from ratios import geometric_means
 from workloads import CONV_LAYERS, POOL_LAYERS, ConvLayer, PoolLayer
 
 import fastconv as fc
@@ -113,12 +113,8 @@ def report(rows: list[Row], ours: str, peers: list[str]) -> None:
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
     for group, members in groups.items():
-        cells = []
-        for peer in peers:
-            logs = [
-                math.log(m["seconds"][peer] / m["seconds"][ours]) for m in members if peer in m["seconds"]
-            ]
-            cells.append(f"{math.exp(statistics.fmean(logs)):10.2f}" if logs else f"{'-':>10}")
+        means = geometric_means(members, ours).get(group, {})
+        cells = [f"{means[peer]:10.2f}" if peer in means else f"{'-':>10}" for peer in peers]
         print(f"{group:44}" + "".join(cells))
     print(f"\n{'sum over the network, ratio':44}" + "".join(f"{peer:>10}" for peer in peers))
     for group, members in groups.items():

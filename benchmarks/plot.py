@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from ratios import geometric_means
 
 NAMES = {
     "torch": "PyTorch",
@@ -24,20 +22,6 @@ NAMES = {
     "ort": "ONNX Runtime",
     "numpy": "NumPy im2col + BLAS",
 }
-
-
-def geometric_means(rows: list[dict[str, Any]], ours: str) -> dict[str, dict[str, float]]:
-    """Group -> peer -> geometric mean of the peer's time over ours."""
-    logs: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        for peer, seconds in row["seconds"].items():
-            if peer != ours:
-                group = logs.setdefault(row["group"], {})
-                group.setdefault(peer, []).append(math.log(seconds / row["seconds"][ours]))
-    return {
-        group: {peer: math.exp(statistics.fmean(values)) for peer, values in peers.items()}
-        for group, peers in logs.items()
-    }
 
 
 def markdown(means: dict[str, dict[str, float]]) -> str:

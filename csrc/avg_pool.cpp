@@ -293,46 +293,32 @@ void avg_grad_by_elements(const PoolProblem& p, const T* grad_y, T* grad_x) {
 template <class T>
 void avg_pool(const T* x, T* y, const PoolGeometry& geometry, int threads) {
     const PoolProblem p(geometry, threads);
-    if (is_global(p))
+    if (is_global(p)) {
+        const T divisor = static_cast<T>(Divisors(p)(0, 0, 0));
         return for_each_plane(p.g.planes, p.x_plane(), threads, [&](Index plane) {
             const Index row = plane * p.x_plane();
-            y[plane] =
-                sum_tiles<T>().window(x, 0, &row, 1, p.x_plane()) / static_cast<T>(Divisors(p)(0, 0, 0));
+            y[plane] = sum_tiles<T>().window(x, 0, &row, 1, p.x_plane()) / divisor;
         });
-    PoolWay way = p.cheapest(tiles<T>().lanes, PoolWork::mean);
-    if (way == PoolWay::planes) {
-        if (avg_by_planes(p, x, y))
-            return;
-        way = p.cheapest(tiles<T>().lanes, PoolWork::mean, false);
     }
-    if (way == PoolWay::columns)
-        avg_by_columns(p, x, y);
-    else if (way == PoolWay::windows)
-        avg_by_windows(p, x, y);
-    else
-        avg_by_elements(p, x, y);
+    go_cheapest(
+        p, tiles<T>().lanes, PoolWork::mean, [&] { return avg_by_planes(p, x, y); },
+        [&] { avg_by_columns(p, x, y); }, [&] { avg_by_windows(p, x, y); },
+        [&] { avg_by_elements(p, x, y); });
 }
 
 template <class T>
 void avg_pool_grad_input(const T* grad_y, T* grad_x, const PoolGeometry& geometry, int threads) {
     const PoolProblem p(geometry, threads);
-    if (is_global(p))
+    if (is_global(p)) {
+        const T divisor = static_cast<T>(Divisors(p)(0, 0, 0));
         return for_each_plane(p.g.planes, p.x_plane(), threads, [&](Index plane) {
-            std::fill_n(grad_x + plane * p.x_plane(), p.x_plane(),
-                        grad_y[plane] / static_cast<T>(Divisors(p)(0, 0, 0)));
+            std::fill_n(grad_x + plane * p.x_plane(), p.x_plane(), grad_y[plane] / divisor);
         });
-    PoolWay way = p.cheapest(tiles<T>().lanes, PoolWork::mean_adjoint);
-    if (way == PoolWay::planes) {
-        if (avg_grad_by_planes(p, grad_y, grad_x))
-            return;
-        way = p.cheapest(tiles<T>().lanes, PoolWork::mean_adjoint, false);
     }
-    if (way == PoolWay::columns)
-        avg_grad_by_columns(p, grad_y, grad_x);
-    else if (way == PoolWay::windows)
-        avg_grad_by_windows(p, grad_y, grad_x);
-    else
-        avg_grad_by_elements(p, grad_y, grad_x);
+    go_cheapest(
+        p, tiles<T>().lanes, PoolWork::mean_adjoint, [&] { return avg_grad_by_planes(p, grad_y, grad_x); },
+        [&] { avg_grad_by_columns(p, grad_y, grad_x); }, [&] { avg_grad_by_windows(p, grad_y, grad_x); },
+        [&] { avg_grad_by_elements(p, grad_y, grad_x); });
 }
 
 #define INSTANTIATE(T)                                              \

@@ -83,6 +83,34 @@ GatherProblem<T> grad_input_problem(const ConvGeometry& g, const T* grad_y, cons
 template <class T>
 void fill_with_bias(const GatherProblem<T>& problem, int threads);
 
+// The longest running sum of products: sums are made of such parts, in the order of channels.
+constexpr Index kDepthOfChunk = 256;
+
+// Stores whole product tiles row by row, side by side in memory.
+template <class T>
+class WholeTiles {
+public:
+    WholeTiles() {
+        for (int j = 0; j < tiles<T>().columns; j += tiles<T>().lanes)
+            pieces_.push_back({j, j, tiles<T>().lanes});
+    }
+
+    TileStore<T> at(T* y, bool first) const {
+        TileStore<T> store{};
+        store.y = y;
+        store.row_stride = tiles<T>().columns;
+        store.column_step = 1;
+        store.pieces = pieces_.data();
+        store.piece_count = static_cast<int>(pieces_.size());
+        store.rows = tiles<T>().rows;
+        store.first = first;
+        return store;
+    }
+
+private:
+    std::vector<Piece> pieces_;
+};
+
 // Any geometry: an implicit matrix product over packed panels (gather_gemm.cpp).
 template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads);

@@ -4,8 +4,9 @@
 // A, the weights, is packed once into blocks of Tiles::rows result channels. B is never formed as a whole:
 // each task packs the few panels of Tiles::columns pixels it works on, a chunk of channels at a time, so that
 // they stay in the second-level cache (unless the kernel is huge), and runs all its blocks of A over them.
-// Sums over chunks are combined in the result itself, in the order of channels, which depends on the shape
-// only.
+// Sums over chunks (kDepthOfChunk rows of a panel, but at least one channel with all its taps) are combined
+// in the order of channels, which depends on the shape only: in the result itself, or beside it where that is
+// scattered.
 #include <cstring>
 
 #include "activation.h"
@@ -16,9 +17,6 @@
 namespace fastconv {
 namespace {
 
-// Rows of a panel, but at least one channel with all its taps: several panels fit the second-level cache, and
-// few running sums are so long that rounding adds up.
-constexpr Index kDepthOfChunk = 256;
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
 
@@ -58,8 +56,6 @@ public:
             tasks += layout.tasks;
             layouts_.push_back(std::move(layout));
         }
-        for (int j = 0; j < tile_.columns; j += tile_.lanes)
-            whole_.push_back({j, j, tile_.lanes});
         tasks_ = tasks;
         weights_ = workspace<T>(Slot::weights, weights);
         panel_elements_ = panel_elements;
@@ -176,14 +172,14 @@ private:
                     const T* b = buffer + j * panel_size(l);
                     if (sums == nullptr) {
                         tile_.multiply(a, b, channels * taps, store);
+                        if (store.last && !in_tile(p_.activation))
+                            activate(store);
                     } else {
                         T* kept = sums + ((block - blocks.begin) * panels + j) * tile_size;
-                        tile_.multiply(a, b, channels * taps, together(kept, store.first));
+                        tile_.multiply(a, b, channels * taps, whole_.at(kept, store.first));
                         if (store.last)
                             scatter(kept, store);
                     }
-                    if (store.last && !in_tile(p_.activation))
-                        activate(store);
                 }
             }
         }
@@ -205,29 +201,15 @@ private:
         return store;
     }
 
-    // A whole tile, row by row.
-    TileStore<T> together(T* sums, bool first) const {
-        TileStore<T> store{};
-        store.y = sums;
-        store.row_stride = tile_.columns;
-        store.column_step = 1;
-        store.pieces = whole_.data();
-        store.piece_count = static_cast<int>(whole_.size());
-        store.rows = tile_.rows;
-        store.first = first;
-        return store;
-    }
-
-    // Complete sums to where they belong, with bias, and activated as tiles do it.
+    // Complete sums to where they belong, with bias and activation.
     void scatter(const T* sums, const TileStore<T>& store) const {
-        const Activation activation = in_tile(p_.activation) ? p_.activation : Activation::none;
         for (int i = 0; i < store.rows; ++i)
             for (int p = 0; p < store.piece_count; ++p) {
                 const T* from = sums + i * tile_.columns + store.pieces[p].column;
                 T* to = store.y + i * store.row_stride + store.pieces[p].offset;
                 const T bias = store.bias == nullptr ? T{} : store.bias[i];
                 for (int j = 0; j < store.pieces[p].count; ++j)
-                    to[j * store.column_step] = activated(from[j] + bias, activation);
+                    to[j * store.column_step] = activated(from[j] + bias, p_.activation);
             }
     }
 
@@ -307,7 +289,7 @@ private:
     const Index blocks_;
     int threads_;
     std::vector<PlanLayout> layouts_;
-    std::vector<Piece> whole_; // all columns of a tile, side by side
+    const WholeTiles<T> whole_;
     Index tasks_ = 0, panel_elements_ = 0;
     T* weights_ = nullptr;
 };

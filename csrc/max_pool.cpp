@@ -172,20 +172,11 @@ void max_by_elements(const PoolProblem& p, const MaxArrays<T>& a) {
 template <class T>
 void max_pool_compared(const MaxArrays<T>& a, const PoolGeometry& g, int threads) {
     const PoolProblem p(g, threads);
-    PoolWay way = p.x_plane() > std::numeric_limits<Position<T>>::max()
-                      ? PoolWay::none
-                      : p.cheapest(tiles<T>().lanes, PoolWork::maximum);
-    if (way == PoolWay::planes) {
-        if (max_by_planes(p, a))
-            return;
-        way = p.cheapest(tiles<T>().lanes, PoolWork::maximum, false);
-    }
-    if (way == PoolWay::columns)
-        max_by_columns(p, a);
-    else if (way == PoolWay::windows)
-        max_by_windows(p, a);
-    else
-        max_by_elements(p, a);
+    if (p.x_plane() > std::numeric_limits<Position<T>>::max())
+        return max_by_elements(p, a);
+    go_cheapest(
+        p, tiles<T>().lanes, PoolWork::maximum, [&] { return max_by_planes(p, a); },
+        [&] { max_by_columns(p, a); }, [&] { max_by_windows(p, a); }, [&] { max_by_elements(p, a); });
 }
 
 // to[indices[i]] += from[i], where an index of -1 adds nothing. False where another lies outside [0, size).

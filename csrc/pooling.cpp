@@ -11,9 +11,8 @@ constexpr Index kTasksPerWorker = 4;
 constexpr Index kFewestRows = 4; // of a block: neighbours compute the rows that they share twice
 constexpr Index kPlaneBytes = 128 << 10, kGroupBytes = 512 << 10; // of a block: L2
 constexpr Index kLargestLists = 1 << 22;                          // entries
-constexpr Index kFarthest =
-    Index{1} << 31;                // stride, dilation or padding: beyond, no sum of them may be taken
-constexpr Index kLargestStep = 64; // whose phases are worth it
+constexpr Index kFarthest = Index{1} << 31; // stride, dilation or padding whose sums are taken
+constexpr Index kLargestStep = 64;          // whose phases are worth it
 
 PoolGeometry rotated(PoolGeometry g) {
     for (int i = 0; i < 2 && g.input[2] == 1 && g.output[2] == 1; ++i)

@@ -151,6 +151,24 @@ struct PoolProblem {
     const int threads;
 };
 
+// Goes the cheapest way. by_planes says whether the planes fit.
+template <class Planes, class Columns, class Windows, class Elements>
+void go_cheapest(const PoolProblem& p, Index lanes, PoolWork work, const Planes& by_planes,
+                 const Columns& by_columns, const Windows& by_windows, const Elements& by_elements) {
+    PoolWay way = p.cheapest(lanes, work);
+    if (way == PoolWay::planes) {
+        if (by_planes())
+            return;
+        way = p.cheapest(lanes, work, false);
+    }
+    if (way == PoolWay::columns)
+        by_columns();
+    else if (way == PoolWay::windows)
+        by_windows();
+    else
+        by_elements();
+}
+
 // The blocks of all units of work, which are planes or groups of planes, dealt out to threads.
 class PoolTasks {
 public:

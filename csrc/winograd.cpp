@@ -3,8 +3,6 @@
 //     m[e][result][tile] = sum over sources of u[e][result][source] * v[e][source][tile]
 // on them, and transforms the products back into the result, all in its own memory. The transformed weights u
 // are computed once and shared. tiles/winograd_tiles.h has the algorithm.
-//
-// As everywhere sums are made of parts of kDepthOfChunk products, in the order of channels.
 #include <atomic>
 
 #include "activation.h"
@@ -15,7 +13,6 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kDepthOfChunk = 256;
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kFewestChannels = 16;
 constexpr double kTransformedTile = 700, kTransformedWeight = 2000; // multiply-adds that take as long
@@ -135,25 +132,15 @@ private:
             runs.push_back(runs_of(first_panel + i));
             transform_patches(group, runs.back(), patches + i * patch_size);
         }
-        std::vector<Piece> pieces;
-        for (int j = 0; j < tile_.columns; j += tile_.lanes)
-            pieces.push_back({j, j, tile_.lanes});
         for (Index e = 0; e < kWinogradProducts; ++e)
             for (Index c = 0; c < p_.sources; c += kDepthOfChunk)
                 for (Index block = blocks.begin; block < blocks.end; ++block)
                     for (Index i = 0; i < panels; ++i) {
-                        TileStore<T> store{};
-                        store.y = products + i * product_size + e * product_stride_ +
-                                  (block - blocks.begin) * tile_.rows * tile_.columns;
-                        store.row_stride = tile_.columns;
-                        store.column_step = 1;
-                        store.pieces = pieces.data();
-                        store.piece_count = static_cast<int>(pieces.size());
-                        store.rows = tile_.rows;
-                        store.first = c == 0;
+                        T* m = products + i * product_size + e * product_stride_ +
+                               (block - blocks.begin) * tile_.rows * tile_.columns;
                         const T* u = filters(group, block) + e * filter_stride_ + c * tile_.rows;
                         const T* v = patches + i * patch_size + e * source_stride_ + c * tile_.columns;
-                        tile_.multiply(u, v, std::min(kDepthOfChunk, p_.sources - c), store);
+                        tile_.multiply(u, v, std::min(kDepthOfChunk, p_.sources - c), whole_.at(m, c == 0));
                     }
         const Range results{blocks.begin * tile_.rows, std::min(p_.results, blocks.end * tile_.rows)};
         for (Index i = 0; i < panels; ++i)
@@ -224,6 +211,7 @@ private:
     const Index filter_stride_; // from one of the 36 parts to the next; likewise
     const int threads_;
     const std::vector<Index> taps_ = taps_in_order();
+    const WholeTiles<T> whole_;
     Index per_task_, units_, splits_, rows_per_split_;
     Index source_stride_, product_stride_;
     T* filters_;
@@ -241,7 +229,8 @@ bool three_neighbours(const GatherAxis& axis) {
 
 template <class T>
 bool winograd_applies(const GatherProblem<T>& p) {
-    if (p.plans.size() != 1 || p.sources < kFewestChannels || p.results < kFewestChannels)
+    if (!std::is_floating_point_v<T> || p.plans.size() != 1 || p.sources < kFewestChannels ||
+        p.results < kFewestChannels)
         return false;
     const auto& [d, h, w] = p.plans.front().axes;
     return d.taps.size() == 1 && d.out_step == 1 && d.out_start == 0 && three_neighbours(h) &&
@@ -268,38 +257,16 @@ bool winograd_pays(const GatherProblem<T>& p) {
 
 template <class T>
 bool winograd(const GatherProblem<T>& problem, int threads) {
-    return Winograd<T>(problem, threads).run();
-}
-
-template <>
-bool winograd_applies(const GatherProblem<std::int32_t>&) {
-    return false;
-}
-template <>
-bool winograd_applies(const GatherProblem<std::int64_t>&) {
-    return false;
-}
-template <>
-bool winograd_pays(const GatherProblem<std::int32_t>&) {
-    return false;
-}
-template <>
-bool winograd(const GatherProblem<std::int32_t>&, int) {
-    return false;
-}
-template <>
-bool winograd_pays(const GatherProblem<std::int64_t>&) {
-    return false;
-}
-template <>
-bool winograd(const GatherProblem<std::int64_t>&, int) {
-    return false;
+    if constexpr (std::is_floating_point_v<T>)
+        return Winograd<T>(problem, threads).run();
+    else
+        return false;
 }
 
 #define INSTANTIATE(T)                                       \
     template bool winograd_applies(const GatherProblem<T>&); \
     template bool winograd_pays(const GatherProblem<T>&);    \
     template bool winograd(const GatherProblem<T>&, int);
-FASTCONV_MEAN_TYPES(INSTANTIATE)
+FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

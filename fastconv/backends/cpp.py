@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastconv import _native
 from fastconv.activations import activation_code
-from fastconv.config import algorithm, get_num_threads
+from fastconv.config import ALGORITHMS, algorithm, get_num_threads
 from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
@@ -33,11 +33,8 @@ if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
         raise SettingError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
-ALGORITHMS = ("auto", "direct", "winograd")  # in the order of the compiled module's codes
-
-
 def _algorithm() -> int:
-    return ALGORITHMS.index(algorithm())
+    return ALGORITHMS.index(algorithm())  # in the order of the compiled module's codes
 
 
 def conv_forward(

@@ -1,4 +1,4 @@
-"""What a backend is: a module with these functions.
+"""What a backend is: a module with these functions, and with ``ALGORITHMS``.
 
 ``ops`` calls them with arrays that are known to be sound: C-contiguous, aligned, native byte order, of one dtype,
 shaped as the geometry says (``geometry.x_shape`` and so on; always three spatial axes), not overlapping the output,

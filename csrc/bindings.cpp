@@ -234,16 +234,17 @@ void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, cons
 }
 
 void bind_conv_grad_weight(const py::array& x, const py::array& grad_y, py::array grad_weight,
-                           const py::tuple& geometry, int threads) {
+                           const py::tuple& geometry, int algorithm, int threads) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
         using T = decltype(zero);
         const T* xs = input<T>("x", x, shape_of(g.batch, g.in_channels, g.input));
         const T* gs = input<T>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
         T* ws = output<T>("grad_weight", grad_weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+        const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
         py::gil_scoped_release release;
-        conv_grad_weight<T>(xs, gs, ws, g, count);
+        conv_grad_weight<T>(xs, gs, ws, g, chosen, count);
     });
 }
 
@@ -342,7 +343,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
           py::arg("bias").none(true), py::arg("activation"), py::arg("grad_x"), py::arg("geometry"),
           py::arg("algorithm"), py::arg("threads"));
     m.def("conv_grad_weight", &bind_conv_grad_weight, py::arg("x"), py::arg("grad_y"), py::arg("grad_weight"),
-          py::arg("geometry"), py::arg("threads"));
+          py::arg("geometry"), py::arg("algorithm"), py::arg("threads"));
     m.def("max_pool", &bind_max_pool, py::arg("x"), py::arg("y"), py::arg("indices").none(true),
           py::arg("geometry"), py::arg("threads"));
     m.def("max_pool_grad_input", &bind_max_pool_grad_input, py::arg("grad_y"), py::arg("indices"),

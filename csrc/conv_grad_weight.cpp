@@ -8,6 +8,8 @@
 // as well, in parts that depend on the shape only, and the parts' sums are added in order. However many
 // pixels there are, no running sum is long: a chunk's is added to those of a few others, and these to totals
 // of float64.
+#include <stdexcept>
+
 #include "gather.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -21,17 +23,6 @@ constexpr Index kPartialBytes = 64 << 20;            // for the partial sums of 
 constexpr Index kRowsPerPass = 12;                   // input channels of which the tiles make whole blocks
 constexpr Index kLongestChunk = 128;                 // pixels
 constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
-
-// Vectors of output channels in a tile: the width that wastes the fewest lanes, the widest of equals.
-template <class T>
-int outer_vectors(Index outputs) {
-    const Tiles<T>& tile = tiles<T>();
-    int best = tile.outer_vectors;
-    for (int vectors = best / 2; vectors >= 1; vectors /= 2)
-        if (round_up(outputs, vectors * tile.lanes) < round_up(outputs, best * tile.lanes))
-            best = vectors;
-    return best;
-}
 
 // The share of a tile's lanes that hold weights, where at least 8 sums in flight hide the latency of an
 // addition.
@@ -105,11 +96,21 @@ private:
             Index t = 0;
             plan_.for_each_tap([&](const GatherTap& d, const GatherTap& h, const GatherTap& w) {
                 find_segments(chunk, d.offset, h.offset, w.offset, segments);
-                for (Index c = 0; c < inputs_ && !(segments.empty() && summed > 0); c += kRowsPerPass)
-                    tile_.outer(x + c * plane, plane, step_, turned, segments.data(),
-                                static_cast<Index>(segments.size()), sums + (c * taps_ + t) * width_,
-                                taps_ * width_, static_cast<int>(std::min(kRowsPerPass, inputs_ - c)),
-                                vectors_, summed == 0);
+                OuterProducts<T> call{};
+                call.x_stride = plane;
+                call.x_step = step_;
+                call.g = turned;
+                call.segments = segments.data();
+                call.segment_count = static_cast<Index>(segments.size());
+                call.d_stride = taps_ * width_;
+                call.vectors = vectors_;
+                call.first = summed == 0;
+                for (Index c = 0; c < inputs_ && !(segments.empty() && summed > 0); c += kRowsPerPass) {
+                    call.x = x + c * plane;
+                    call.d = sums + (c * taps_ + t) * width_;
+                    call.rows = static_cast<int>(std::min(kRowsPerPass, inputs_ - c));
+                    tile_.outer(call);
+                }
                 ++t;
             });
             summed_pixels += chunk.size();
@@ -156,17 +157,25 @@ private:
 } // namespace
 
 template <class T>
-void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g, int threads) {
+void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g, Algorithm algorithm,
+                      int threads) {
     // The forward gather says which elements meet; grad_y stands where its results would.
     const GatherProblem<T> forward =
         forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y));
+    const bool by_winograd = algorithm != Algorithm::direct && winograd_applies(forward);
+    if (algorithm == Algorithm::winograd && !by_winograd)
+        throw std::invalid_argument(kWinogradNeeds);
+    if (by_winograd && (algorithm == Algorithm::winograd || winograd_grad_weight_pays(forward)) &&
+        winograd_grad_weight(forward, grad_weight, threads))
+        return;
     if (window_grad_weight_applies(forward, tile_efficiency<T>(forward.sources, forward.results)))
         window_grad_weight(forward, grad_weight, threads);
     else
         GradWeight<T>(g, forward, x, grad_y).run(grad_weight, threads);
 }
 
-#define INSTANTIATE(T) template void conv_grad_weight(const T*, const T*, T*, const ConvGeometry&, int);
+#define INSTANTIATE(T) \
+    template void conv_grad_weight(const T*, const T*, T*, const ConvGeometry&, Algorithm, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

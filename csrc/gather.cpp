@@ -128,9 +128,7 @@ template <class T>
 void gather(const GatherProblem<T>& problem, Algorithm algorithm, int threads) {
     const bool by_winograd = algorithm != Algorithm::direct && winograd_applies(problem);
     if (algorithm == Algorithm::winograd && !by_winograd)
-        throw std::invalid_argument(
-            "algorithm 'winograd' needs floating-point numbers, a 3x3 kernel without stride "
-            "or dilation, and at least 16 channels in and out of each group");
+        throw std::invalid_argument(kWinogradNeeds);
     if (!problem.complete)
         fill_with_bias(problem, threads);
     if (by_winograd && (algorithm == Algorithm::winograd || winograd_pays(problem)) &&

@@ -115,21 +115,44 @@ private:
 template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads);
 
-// The weights of some source channels for one block of Tiles::rows result channels of a group, packed:
-// out[(source, tap)][rows] for the kernel positions listed in `taps`, in their order.
+// The weights of some source channels for result channels [first, first + width) of a group, zero beyond the
+// last: out[(source, tap)][width] for the kernel positions listed in `taps`, in their order.
 template <class T>
 void pack_weight_block(const GatherProblem<T>& problem, const std::vector<Index>& taps, Index group,
-                       Index block, const Range& sources, T* out);
+                       Index first, Index width, const Range& sources, T* out);
 
-// Windows of 3x3 without stride or dilation, many channels: Winograd's algorithm (winograd.cpp). False where
-// a result would not be finite: a window's infinities and NaNs spread over the tile then, and another
-// algorithm has to compute it again.
+// Vectors of `channels` in a block of Tiles::outer: the width that wastes the fewest lanes, the widest of
+// equals.
+template <class T>
+int outer_vectors(Index channels) {
+    const Tiles<T>& tile = tiles<T>();
+    int best = tile.outer_vectors;
+    for (int vectors = best / 2; vectors >= 1; vectors /= 2)
+        if (round_up(channels, vectors * tile.lanes) < round_up(channels, best * tile.lanes))
+            best = vectors;
+    return best;
+}
+
+// Windows of 3x3 (of any depth) without stride or dilation, many channels: Winograd's algorithm
+// (winograd.cpp). False where a result would not be finite: a window's infinities and NaNs spread over the
+// tile then, and another algorithm has to compute it again.
 template <class T>
 bool winograd_applies(const GatherProblem<T>& problem);
 template <class T>
 bool winograd_pays(const GatherProblem<T>& problem); // where it applies
 template <class T>
 bool winograd(const GatherProblem<T>& problem, int threads);
+
+// The weight gradient likewise (winograd_grad_weight.cpp), where winograd_applies to the forward problem,
+// which has grad_y in place of its results.
+template <class T>
+bool winograd_grad_weight_pays(const GatherProblem<T>& forward);
+template <class T>
+bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int threads);
+
+constexpr const char* kWinogradNeeds = "algorithm 'winograd' needs floating-point numbers, a 3x3 kernel "
+                                       "without stride or dilation, and at least "
+                                       "16 channels in and out of each group";
 
 // Few channels and small windows: weighted rows of a padded window (gather_window.cpp).
 template <class T>

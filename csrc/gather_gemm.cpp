@@ -107,7 +107,7 @@ private:
         const Range sources{first_source, std::min(p_.sources, first_source + kSourcesPerPacking)};
         for (Index block = first_block; block < std::min(blocks_, first_block + kBlocksPerPacking); ++block)
             if (layouts_.size() == 1)
-                pack_weight_block(p_, layouts_[0].taps, group, block, sources,
+                pack_weight_block(p_, layouts_[0].taps, group, block * tile_.rows, tile_.rows, sources,
                                   packed(layouts_[0], group, block) +
                                       sources.begin * layouts_[0].plan->taps() * tile_.rows);
             else
@@ -297,30 +297,29 @@ private:
 } // namespace
 
 template <class T>
-void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps, Index group, Index block,
-                       const Range& sources, T* out) {
+void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps, Index group, Index first,
+                       Index width, const Range& sources, T* out) {
     const Tiles<T>& tile = tiles<T>();
-    const Index first = block * tile.rows, rows = std::min<Index>(tile.rows, p.results - first);
+    const Index rows = std::min(width, p.results - first);
     const Index all_taps = volume(p.kernel);
     const T* weight =
         p.weight + group * p.group_stride + first * p.result_stride + sources.begin * p.source_stride;
     const bool in_order =
         static_cast<Index>(taps.size()) == all_taps && std::is_sorted(taps.begin(), taps.end());
     if (p.source_stride == all_taps && in_order) { // rows are contiguous in memory
-        tile.transpose(weight, p.result_stride, rows, sources.size() * all_taps, out, tile.rows, tile.rows);
+        tile.transpose(weight, p.result_stride, rows, sources.size() * all_taps, out, width, width);
         return;
     }
-    if (all_taps == 1 && p.result_stride == 1 && rows == tile.rows) { // columns are
+    if (all_taps == 1 && p.result_stride == 1 && rows == width) { // columns are
         for (Index c = 0; c < sources.size(); ++c)
-            std::copy_n(weight + c * p.source_stride, tile.rows, out + c * tile.rows);
+            std::copy_n(weight + c * p.source_stride, width, out + c * width);
         return;
     }
-    T* turned = workspace<T>(Slot::staging, all_taps * tile.rows);
+    T* turned = workspace<T>(Slot::staging, all_taps * width);
     for (Index c = 0; c < sources.size(); ++c) {
-        tile.transpose(weight + c * p.source_stride, p.result_stride, rows, all_taps, turned, tile.rows,
-                       tile.rows);
+        tile.transpose(weight + c * p.source_stride, p.result_stride, rows, all_taps, turned, width, width);
         for (const Index tap : taps)
-            out = std::copy_n(turned + tap * tile.rows, tile.rows, out);
+            out = std::copy_n(turned + tap * width, width, out);
     }
 }
 
@@ -331,9 +330,9 @@ void gather_gemm(const GatherProblem<T>& problem, int threads) {
     GatherGemm<T>(problem, threads).run();
 }
 
-#define INSTANTIATE(T)                                                                                \
-    template void pack_weight_block(const GatherProblem<T>&, const std::vector<Index>&, Index, Index, \
-                                    const Range&, T*);                                                \
+#define INSTANTIATE(T)                                                                                       \
+    template void pack_weight_block(const GatherProblem<T>&, const std::vector<Index>&, Index, Index, Index, \
+                                    const Range&, T*);                                                       \
     template void gather_gemm(const GatherProblem<T>&, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 

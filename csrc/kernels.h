@@ -29,7 +29,8 @@ void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation
                      const ConvGeometry& geometry, Algorithm algorithm, int threads);
 
 template <class T>
-void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& geometry, int threads);
+void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& geometry,
+                      Algorithm algorithm, int threads);
 
 // `indices` may be null.
 template <class T>

@@ -1,12 +1,19 @@
-// Convolution by Winograd's F(4x4, 3x3), fused: a task transforms the patches of some panels of tiles, runs
-// the 36 matrix products
-//     m[e][result][tile] = sum over sources of u[e][result][source] * v[e][source][tile]
-// on them, and transforms the products back into the result, all in its own memory. The transformed weights u
-// are computed once and shared. tiles/winograd_tiles.h has the algorithm.
+// Convolution by Winograd's F(4x4, 3x3): transformed patches v and transformed weights u meet in 36 matrix
+// products
+//     m[e][tile][result] = sum over sources of v[e][tile][source] * u[e][source][result],
+// which are transformed back into the result. Of a window of several slices each is a convolution of its own,
+// and the products of all are summed.
+//
+// Where the weights are small beside the images, u is computed once and shared, and a task takes some tiles
+// from patches to results in its own memory. Where the transformed weights are larger than a cache and the
+// tiles are few, v is shared instead, and a task takes some results: it transforms the weights it needs piece
+// by piece, and they never leave its cache. Which way depends on the shape only, and so does the order of
+// sums.
+#include "winograd.h"
+
 #include <atomic>
 
 #include "activation.h"
-#include "gather.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -15,206 +22,231 @@ namespace {
 
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kFewestChannels = 16;
-constexpr double kTransformedTile = 700, kTransformedWeight = 2000; // multiply-adds that take as long
 constexpr double kMostFilterBytes = 256 << 20;
-constexpr Index kSharedChannels = 320; // sources and results from which two panels share a pass over u
-
-template <class T>
-const WinogradTiles<T>& winograd_tiles();
-template <>
-const WinogradTiles<float>& winograd_tiles() {
-    return tile_set().winograd_f32;
-}
-template <>
-const WinogradTiles<double>& winograd_tiles() {
-    return tile_set().winograd_f64;
-}
-
-// Tiles that follow one another in a row of an image.
-struct TileRun {
-    Index image, slice, row, column; // of the first tile; row and column count tiles
-    int first, count;                // in the panel
-};
+constexpr Index kLargeWeights = 4 << 20; // bytes of u
+constexpr Index kFewTiles = 160;
+constexpr Index kTilesPerPass = 48;     // share a pass over u, and their products stay in cache
+constexpr Index kSourcesPerPiece = 256; // of weights that are transformed piece by piece
 
 template <class T>
 class Winograd {
 public:
     Winograd(const GatherProblem<T>& problem, int threads)
         : p_(problem), plan_(problem.plans.front()), tile_(tiles<T>()), winograd_(winograd_tiles<T>()),
-          blocks_(ceil_div(p_.results, tile_.rows)),
-          across_(ceil_div(plan_.axes[2].outputs, kWinogradResults)),
-          down_(ceil_div(plan_.axes[1].outputs, kWinogradResults)),
-          panels_(ceil_div(p_.batch * plan_.axes[0].outputs * down_ * across_, tile_.columns)),
-          filter_stride_(padded(p_.sources * tile_.rows)),
-          threads_(worthwhile_threads(
-              p_.groups * panels_ * tile_.columns * kWinogradProducts * p_.sources * p_.results, threads)) {
-        const Index wanted = p_.sources + p_.results >= kSharedChannels ? 2 : 1;
-        per_task_ = std::clamp<Index>(panels_ * p_.groups / (2 * threads_), 1, wanted);
-        units_ = ceil_div(panels_, per_task_);
-        splits_ = units_ * p_.groups >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
-        source_stride_ = padded(p_.sources * tile_.columns);
-        rows_per_split_ = ceil_div(blocks_, splits_) * tile_.rows;
-        product_stride_ = padded(rows_per_split_ * tile_.columns);
-        filters_ = workspace<T>(Slot::weights, p_.groups * blocks_ * kWinogradProducts * filter_stride_);
-    }
+          grid_(p_.batch, plan_), vectors_(outer_vectors<T>(p_.results)), width_(vectors_ * tile_.lanes),
+          blocks_(ceil_div(p_.results, width_)), depths_(static_cast<Index>(plan_.axes[0].taps.size())),
+          channels_(round_up(p_.sources, tile_.lanes)), tile_stride_(odd_lines<T>(depths_ * channels_)),
+          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts * depths_ *
+                                          p_.sources * p_.results,
+                                      threads)) {}
 
     bool run() {
-        const Index parts = ceil_div(p_.sources, kSourcesPerPacking);
-        Parallel::run(p_.groups * blocks_ * parts, threads_, [&](Index task) {
-            transform_weights(task / parts / blocks_, task / parts % blocks_,
-                              task % parts * kSourcesPerPacking);
-        });
-        Parallel::run(p_.groups * units_ * splits_, threads_, [&](Index task) {
-            multiply_panels(task / splits_ / units_, task / splits_ % units_, task % splits_);
-        });
+        const Index tiles = grid_.tiles({0, grid_.runs});
+        const Index weights = kWinogradProducts * depths_ * p_.sources * blocks_ * width_;
+        if (weights * static_cast<Index>(sizeof(T)) > kLargeWeights && tiles <= kFewTiles)
+            share_patches();
+        else
+            share_weights();
         return finite_;
     }
 
 private:
-    // An odd number of cache lines: the 36 parts of an array must not compete for the same ones.
-    static Index padded(Index elements) {
-        constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
-        return (ceil_div(elements, kLine) | 1) * kLine;
+    // u of a block of results: [e][depth, source][width], for `sources` of one depth, or all.
+    struct Filters {
+        T* u;
+        Index product_stride;
+    };
+    struct Patches {
+        T* v;
+        Index product_stride;
+    };
+
+    void share_weights() {
+        const Index sums = depths_ * p_.sources, stride = odd_lines<T>(sums * width_);
+        T* all = workspace<T>(Slot::weights, p_.groups * blocks_ * kWinogradProducts * stride);
+        const Index parts = ceil_div(p_.sources, kSourcesPerPacking);
+        Parallel::run(p_.groups * blocks_ * depths_ * parts, threads_, [&](Index task) {
+            const Index part = task % parts, depth = task / parts % depths_, owner = task / parts / depths_;
+            const Range sources{part * kSourcesPerPacking,
+                                std::min(p_.sources, (part + 1) * kSourcesPerPacking)};
+            transform_weights(
+                owner / blocks_, owner % blocks_, depth, sources,
+                {all + owner * kWinogradProducts * stride + (depth * p_.sources + sources.begin) * width_,
+                 stride});
+        });
+
+        // As many tiles as make full use of a pass over u, but every thread should have work.
+        const Index wanted = sums <= 128 ? kTilesPerPass : 2 * kTilesPerPass;
+        const Index tiles = grid_.tiles({0, grid_.runs});
+        const Index share = ceil_div(tiles * p_.groups, 2 * threads_);
+        const Index per_task = grid_.runs_of(std::min(wanted, share));
+        const Index units = ceil_div(grid_.runs, per_task);
+        Parallel::run(p_.groups * units, threads_, [&](Index task) {
+            const Index group = task / units;
+            const Range runs{task % units * per_task, std::min(grid_.runs, (task % units + 1) * per_task)};
+            const Index v_stride = odd_lines<T>(grid_.tiles(runs) * tile_stride_);
+            const Patches patches{workspace<T>(Slot::window, kWinogradProducts * v_stride), v_stride};
+            transform_all_patches(group, runs, {0, p_.sources}, patches);
+            for (Index block = 0; block < blocks_; ++block) {
+                const Filters filters{all + (group * blocks_ + block) * kWinogradProducts * stride, stride};
+                for_each_pass(runs, [&](const Range& pass, Index first) {
+                    const Filters sums = products_of(pass);
+                    for (Index depth = 0; depth < depths_; ++depth)
+                        multiply(patches, first, grid_.tiles(pass), depth, {0, p_.sources},
+                                 {filters.u + depth * p_.sources * width_, stride}, sums);
+                    transform_results(group, block, pass, sums);
+                });
+            }
+        });
     }
 
-    T* filters(Index group, Index block) const {
-        return filters_ + (group * blocks_ + block) * kWinogradProducts * filter_stride_;
+    void share_patches() {
+        const Range all{0, grid_.runs};
+        const Index v_stride = odd_lines<T>(grid_.tiles(all) * tile_stride_);
+        const Patches patches{workspace<T>(Slot::panels, kWinogradProducts * v_stride), v_stride};
+        const Index parts = ceil_div(p_.sources, tile_.lanes);
+        for (Index group = 0; group < p_.groups; ++group) {
+            Parallel::run(grid_.runs * parts, threads_, [&](Index task) {
+                const Index run = task / parts, c = task % parts * tile_.lanes;
+                const Range runs{run, run + 1};
+                transform_all_patches(group, runs, {c, std::min(p_.sources, c + tile_.lanes)},
+                                      {patches.v + grid_.tiles({0, run}) * tile_stride_, v_stride});
+            });
+            Parallel::run(blocks_, threads_, [&](Index block) {
+                const Index u_stride = odd_lines<T>(kSourcesPerPiece * width_);
+                const Filters filters{workspace<T>(Slot::weights, kWinogradProducts * u_stride), u_stride};
+                const Filters sums = products_of(all);
+                for (Index depth = 0; depth < depths_; ++depth)
+                    for (Index c = 0; c < p_.sources; c += kSourcesPerPiece) {
+                        const Range sources{c, std::min(p_.sources, c + kSourcesPerPiece)};
+                        transform_weights(group, block, depth, sources, filters);
+                        multiply(patches, 0, grid_.tiles(all), depth, sources, filters, sums);
+                    }
+                transform_results(group, block, all, sums);
+            });
+        }
     }
 
-    void transform_weights(Index group, Index block, Index first) const {
-        const Range sources{first, std::min(p_.sources, first + kSourcesPerPacking)};
-        T* packed = workspace<T>(Slot::panels, sources.size() * 9 * tile_.rows);
-        pack_weight_block(p_, taps_, group, block, sources, packed);
-        winograd_.transform_filters(packed, sources.size(), filters(group, block) + first * tile_.rows,
-                                    filter_stride_);
+    // visit(runs, number of their first tile)
+    template <class Visit>
+    void for_each_pass(const Range& runs, const Visit& visit) const {
+        const Index per_pass = grid_.runs_of(kTilesPerPass);
+        for (Index run = runs.begin; run < runs.end; run += per_pass)
+            visit(Range{run, std::min(runs.end, run + per_pass)}, grid_.tiles({runs.begin, run}));
     }
 
-    // Kernel positions by the offset of what they read.
-    std::vector<Index> taps_in_order() const {
+    Filters products_of(const Range& runs) const {
+        const Index stride = odd_lines<T>(grid_.tiles(runs) * width_);
+        return {workspace<T>(Slot::results, kWinogradProducts * stride), stride};
+    }
+
+    void transform_weights(Index group, Index block, Index depth, const Range& sources,
+                           const Filters& filters) const {
         const auto& [d, h, w] = plan_.axes;
         std::vector<Index> taps;
         for (Index i = 0; i < 3; ++i)
             for (Index j = 0; j < 3; ++j)
-                taps.push_back(tap_at(h, i).kernel_position * p_.kernel[2] + tap_at(w, j).kernel_position);
-        return taps;
+                taps.push_back((d.taps[static_cast<std::size_t>(depth)].kernel_position * p_.kernel[1] +
+                                tap_in_order(h, i).kernel_position) *
+                                   p_.kernel[2] +
+                               tap_in_order(w, j).kernel_position);
+        T* packed = workspace<T>(Slot::partial, sources.size() * 9 * width_);
+        pack_weight_block(p_, taps, group, block * width_, width_, sources, packed);
+        winograd_.transform_filters(packed, sources.size(), width_, filters.u, filters.product_stride);
     }
 
-    static const GatherTap& tap_at(const GatherAxis& axis, Index i) {
-        const bool ascending = axis.taps[0].offset < axis.taps[2].offset;
-        return axis.taps[static_cast<std::size_t>(ascending ? i : 2 - i)];
+    void transform_all_patches(Index group, const Range& runs, const Range& sources,
+                               const Patches& patches) const {
+        T* staging = workspace<T>(Slot::staging, winograd_staging<T>());
+        for (Index depth = 0; depth < depths_; ++depth)
+            transform_patches(p_, grid_, runs, group, plan_.axes[0].taps[static_cast<std::size_t>(depth)],
+                              sources, patches.v + depth * channels_, patches.product_stride, tile_stride_,
+                              staging);
     }
 
-    std::vector<TileRun> runs_of(Index panel) const {
-        const Index slices = plan_.axes[0].outputs, all = p_.batch * slices * down_ * across_;
-        std::vector<TileRun> runs;
-        Index tile = panel * tile_.columns;
-        for (Index first = 0; first < tile_.columns && tile < all;) {
-            const Index column = tile % across_, row = tile / across_;
-            const Index count = std::min<Index>({tile_.lanes, tile_.columns - first, across_ - column});
-            runs.push_back({row / down_ / slices, row / down_ % slices, row % down_, column,
-                            static_cast<int>(first), static_cast<int>(count)});
-            tile += count;
-            first += count;
-        }
-        return runs;
-    }
-
-    void multiply_panels(Index group, Index unit, Index split) {
-        const Index first_panel = unit * per_task_, panels = std::min(per_task_, panels_ - first_panel);
-        const Index per_split = rows_per_split_ / tile_.rows;
-        const Range blocks{split * per_split, std::min(blocks_, (split + 1) * per_split)};
-        const Index patch_size = kWinogradProducts * source_stride_;
-        const Index product_size = kWinogradProducts * product_stride_;
-        T* patches = workspace<T>(Slot::window, panels * patch_size);
-        T* products = workspace<T>(Slot::results, panels * product_size);
-        std::vector<std::vector<TileRun>> runs;
-        for (Index i = 0; i < panels; ++i) {
-            runs.push_back(runs_of(first_panel + i));
-            transform_patches(group, runs.back(), patches + i * patch_size);
-        }
-        for (Index e = 0; e < kWinogradProducts; ++e)
-            for (Index c = 0; c < p_.sources; c += kDepthOfChunk)
-                for (Index block = blocks.begin; block < blocks.end; ++block)
-                    for (Index i = 0; i < panels; ++i) {
-                        T* m = products + i * product_size + e * product_stride_ +
-                               (block - blocks.begin) * tile_.rows * tile_.columns;
-                        const T* u = filters(group, block) + e * filter_stride_ + c * tile_.rows;
-                        const T* v = patches + i * patch_size + e * source_stride_ + c * tile_.columns;
-                        tile_.multiply(u, v, std::min(kDepthOfChunk, p_.sources - c), whole_.at(m, c == 0));
-                    }
-        const Range results{blocks.begin * tile_.rows, std::min(p_.results, blocks.end * tile_.rows)};
-        for (Index i = 0; i < panels; ++i)
-            for (const TileRun& run : runs[static_cast<std::size_t>(i)])
-                transform_results(group, results, run, products + i * product_size);
-    }
-
-    void transform_patches(Index group, const std::vector<TileRun>& runs, T* patches) const {
-        const auto& [d, h, w] = plan_.axes;
-        const Index plane = volume(p_.source_size), slice = h.source_size * w.source_size;
-        const TileRun& end = runs.back();
-        if (end.first + end.count < tile_.columns) // tiles that no run fills
-            std::fill_n(patches, kWinogradProducts * source_stride_, T{});
-        for (const TileRun& run : runs) {
-            WinogradPatches<T> call{};
-            const Index depth = run.slice * d.step + d.taps.front().offset;
-            const bool inside = depth >= 0 && depth < d.source_size;
-            call.planes = p_.source + (run.image * p_.groups + group) * p_.sources * plane +
-                          (inside ? depth : 0) * slice;
-            call.plane = plane;
-            call.height = inside ? h.source_size : 0;
-            call.width = w.source_size;
-            call.row = run.row * kWinogradResults + tap_at(h, 0).offset;
-            call.column = run.column * kWinogradResults + tap_at(w, 0).offset;
-            call.count = run.count;
-            call.channels = p_.sources;
-            call.to = patches + run.first;
-            call.product_stride = source_stride_;
-            call.channel_stride = tile_.columns;
-            winograd_.transform_patches(call);
+    // Adds to the sums, or begins them, the products with some sources of one depth; `filters` are theirs.
+    void multiply(const Patches& patches, Index first_tile, Index tiles, Index depth, const Range& sources,
+                  const Filters& filters, const Filters& sums) const {
+        OuterProducts<T> call{};
+        call.x_stride = tile_stride_;
+        call.x_step = 1;
+        call.d_stride = width_;
+        call.rows = static_cast<int>(tiles);
+        call.vectors = vectors_;
+        for (Index e = 0; e < kWinogradProducts; ++e) {
+            const T* v = patches.v + e * patches.product_stride + first_tile * tile_stride_ +
+                         depth * channels_ + sources.begin;
+            const T* u = filters.u + e * filters.product_stride;
+            call.d = sums.u + e * sums.product_stride;
+            for (Index c = 0; c < sources.size(); c += kDepthOfChunk) {
+                const Segment segment{0, 0, std::min(kDepthOfChunk, sources.size() - c)};
+                call.x = v + c;
+                call.g = u + c * width_;
+                call.segments = &segment;
+                call.segment_count = 1;
+                call.first = depth == 0 && sources.begin + c == 0;
+                if (e + 1 < kWinogradProducts) {
+                    constexpr Index kBytes = sizeof(T);
+                    call.ahead[0] = {call.g + filters.product_stride, segment.count * width_ * kBytes / tiles,
+                                     kCacheLine};
+                    call.ahead[1] = {call.x + patches.product_stride, tile_stride_ * kBytes, kCacheLine};
+                }
+                tile_.outer(call);
+            }
         }
     }
 
-    void transform_results(Index group, const Range& results, const TileRun& run, const T* products) {
-        const Index plane = volume(p_.result_size), channel = group * p_.results + results.begin;
-        const Index row = run.row * kWinogradResults, column = run.column * kWinogradResults;
+    void transform_results(Index group, Index block, const Range& runs, const Filters& sums) {
+        const Index plane = volume(p_.result_size), lanes = tile_.lanes;
+        const Index first = block * width_, end = std::min(p_.results, first + width_);
         WinogradResults<T> call{};
-        call.products = products + run.first;
-        call.product_stride = product_stride_;
-        call.channel_stride = tile_.columns;
-        call.count = run.count;
-        call.channels = results.size();
-        call.to = p_.result + (run.image * p_.groups * p_.results + channel) * plane +
-                  (run.slice * p_.result_size[1] + row) * p_.result_size[2] + column;
+        call.product_stride = sums.product_stride;
+        call.tile_stride = width_;
         call.plane = plane;
         call.row_stride = p_.result_size[2];
-        call.rows = static_cast<int>(std::min<Index>(kWinogradResults, plan_.axes[1].outputs - row));
-        call.columns =
-            static_cast<int>(std::min<Index>(kWinogradResults * run.count, plan_.axes[2].outputs - column));
-        call.bias = p_.bias == nullptr ? nullptr : p_.bias + channel;
         call.activation = p_.activation;
-        if (!winograd_.transform_results(call))
-            finite_ = false;
-        if (!in_tile(p_.activation))
-            for (Index c = 0; c < call.channels; ++c)
-                for (int i = 0; i < call.rows; ++i) {
-                    T* y = call.to + c * plane + i * call.row_stride;
-                    for (int j = 0; j < call.columns; ++j)
-                        y[j] = activated(y[j], p_.activation);
-                }
+        call.staging = workspace<T>(Slot::staging, winograd_staging<T>());
+        grid_.for_each(runs, [&](const TileRun& run, Index tile) {
+            const Index row = run.row * kWinogradResults, column = run.column * kWinogradResults;
+            call.tiles = run.tiles;
+            call.rows = static_cast<int>(std::min<Index>(kWinogradResults, plan_.axes[1].outputs - row));
+            call.columns = static_cast<int>(
+                std::min<Index>(kWinogradResults * run.tiles, plan_.axes[2].outputs - column));
+            for (Index k = first; k < end; k += lanes) {
+                const Index channel = group * p_.results + k;
+                call.products = sums.u + tile * width_ + (k - first);
+                call.channels = static_cast<int>(std::min(lanes, end - k));
+                call.to = p_.result + (run.image * p_.groups * p_.results + channel) * plane +
+                          (run.slice * p_.result_size[1] + row) * p_.result_size[2] + column;
+                call.bias = p_.bias == nullptr ? nullptr : p_.bias + channel;
+                if (!winograd_.transform_results(call))
+                    finite_ = false;
+                if (!in_tile(p_.activation))
+                    activate(call);
+            }
+        });
+    }
+
+    static void activate(const WinogradResults<T>& call) {
+        for (int c = 0; c < call.channels; ++c)
+            for (int i = 0; i < call.rows; ++i) {
+                T* y = call.to + c * call.plane + i * call.row_stride;
+                for (int j = 0; j < call.columns; ++j)
+                    y[j] = activated(y[j], call.activation);
+            }
     }
 
     const GatherProblem<T>& p_;
     const GatherPlan& plan_;
     const Tiles<T>& tile_;
     const WinogradTiles<T>& winograd_;
-    const Index blocks_, across_, down_, panels_;
-    const Index filter_stride_; // from one of the 36 parts to the next; likewise
+    const TileGrid grid_;
+    const int vectors_;
+    const Index width_, blocks_; // of results
+    const Index depths_;
+    const Index channels_;    // sources in whole vectors
+    const Index tile_stride_; // between the patches of neighbouring tiles
     const int threads_;
-    const std::vector<Index> taps_ = taps_in_order();
-    const WholeTiles<T> whole_;
-    Index per_task_, units_, splits_, rows_per_split_;
-    Index source_stride_, product_stride_;
-    T* filters_;
     std::atomic<bool> finite_{true};
 };
 
@@ -233,26 +265,21 @@ bool winograd_applies(const GatherProblem<T>& p) {
         p.results < kFewestChannels)
         return false;
     const auto& [d, h, w] = p.plans.front().axes;
-    return d.taps.size() == 1 && d.out_step == 1 && d.out_start == 0 && three_neighbours(h) &&
-           three_neighbours(w);
+    return d.out_step == 1 && d.out_start == 0 && three_neighbours(h) && three_neighbours(w);
 }
 
-// Multiply-adds of matrix products, and what takes as long: tiles that overhang are computed as a whole,
-// panels are filled up, and transforms cost what some products do.
 template <class T>
 bool winograd_pays(const GatherProblem<T>& p) {
-    const auto& [d, h, w] = p.plans.front().axes;
-    const auto real = [](Index value) { return static_cast<double>(value); };
-    const Index tiles =
-        p.batch * d.outputs * ceil_div(h.outputs, kWinogradResults) * ceil_div(w.outputs, kWinogradResults);
-    const double pairs = real(p.sources) * real(p.results),
-                 columns = real(round_up(tiles, fastconv::tiles<T>().columns));
-    if (kWinogradProducts * pairs * real(p.groups) * sizeof(T) > kMostFilterBytes)
+    constexpr double kTransformedElement = 22, kPackedWeight = 60, kPackedPixel = 12; // multiply-adds
+    const double filters = winograd_filter_elements(p);
+    if (filters * static_cast<double>(p.groups) * sizeof(T) > kMostFilterBytes)
         return false;
-    const double direct = 9 * real(p.batch * d.outputs * h.outputs * w.outputs) * pairs;
-    const double products = kWinogradProducts * columns * pairs;
-    return products + kTransformedTile * columns * real(p.sources + p.results) + kTransformedWeight * pairs <
-           direct;
+    const GatherPlan& plan = p.plans.front();
+    const double rows = static_cast<double>(p.sources * plan.taps()),
+                 results = static_cast<double>(p.results);
+    const double columns = static_cast<double>(round_up(p.batch * plan.outputs(), tiles<T>().columns));
+    const double direct = rows * (results * (columns + kPackedWeight) + kPackedPixel * columns);
+    return winograd_work(p) + kTransformedElement * filters < direct;
 }
 
 template <class T>

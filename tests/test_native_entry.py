@@ -76,7 +76,7 @@ def arguments(kernel: str, geometry: Any, dtype: Any = np.float64) -> dict[str, 
             "geometry": g,
         },
     }[kernel]()
-    algorithm = {"algorithm": 0} if kernel in ("conv_forward", "conv_grad_input") else {}
+    algorithm = {"algorithm": 0} if kernel.startswith("conv_") else {}
     return {**call, **algorithm, "threads": 2}
 
 

@@ -29,6 +29,10 @@ CASES = {
     "deep": (2, (1, 600, 7, 9), (40, 600, 3, 3), 1, 1),
     "many-results": (2, (1, 24, 6, 6), (333, 24, 3, 3), 1, 1),
     "groups": (2, (2, 48, 10, 9), (51, 16, 3, 3), 3, 1),
+    "three-slices": (3, (2, 17, 5, 9, 7), (18, 17, 3, 3, 3), 1, 1),
+    "slices-of-padding": (3, (1, 16, 2, 6, 5), (16, 16, 2, 3, 3), 1, ((1, 2), (0, 1), (1, 1))),
+    "many-images": (2, (90, 16, 7, 9), (16, 16, 3, 3), 1, 1),
+    "large-weights": (2, (2, 130, 9, 9), (300, 130, 3, 3), 1, 1),
     "three-dimensional": (3, (2, 16, 4, 9, 7), (16, 16, 1, 3, 3), 1, ((0, 0), (1, 1), (1, 1))),
 }
 
@@ -43,17 +47,23 @@ def problem(name, kernel, dtype, **options):
     ndim, x_shape, weight_shape, groups, padding = CASES[name]
     geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, 1, groups)
     found = make_problem(kernel, geometry, dtype, **options)
-    return found._replace(bounds=tuple(UNITS * bound for bound in found.bounds))
+    bounds = [UNITS * bound for bound in found.bounds]
+    if (
+        kernel == "conv_grad_weight"
+    ):  # the gradients of a filter come from the same products: so do their errors
+        bounds = [np.broadcast_to(bound.max((-2, -1), keepdims=True), bound.shape) for bound in bounds]
+    return found._replace(bounds=tuple(bounds))
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input"])
+@pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
 @pytest.mark.parametrize("name", CASES)
 def test_within_the_bound(name, kernel, dtype, cpp):
     with config_context(algorithm="winograd", threads=2):
         check_kernel(cpp, problem(name, kernel, dtype))
-        check_kernel(cpp, problem(name, kernel, dtype, data="positive", bias=True, activation="silu"))
+        rest = {} if kernel == "conv_grad_weight" else {"bias": True, "activation": "silu"}
+        check_kernel(cpp, problem(name, kernel, dtype, data="positive", **rest))
 
 
 @pytest.mark.parametrize("channels", [64, 256, 512])
@@ -82,21 +92,32 @@ def test_not_finite_as_in_direct_summation(value, dtype, cpp):
     weight = rng.standard_normal((16, 32, 3, 3)).astype(dtype) / 32
     x[1, 3, 7, 9] = np.finfo(dtype).max if value == "largest" else value
     window = {"padding": 1, "backend": "cpp"}
+    grad_y = rng.standard_normal((2, 16, 20, 22)).astype(dtype) / 32
+
+    def both():
+        return fastconv.conv2d(x, weight, **window), fastconv.grad.conv2d_weight(
+            x, weight.shape, grad_y, **window
+        )
+
     with config_context(algorithm="direct"):
-        expected = fastconv.conv2d(x, weight, **window)
+        expected = both()
     with config_context(algorithm="winograd"):
-        actual = fastconv.conv2d(x, weight, **window)
-    np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected))
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+        actual = both()
+    for result, reference in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(reference))
+        np.testing.assert_allclose(result, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_same_bits_for_every_number_of_threads(cpp):
     rng = np.random.default_rng(0)
     x, weight = rng.standard_normal((5, 40, 30, 31)), rng.standard_normal((44, 40, 3, 3))
+    grad_y = rng.standard_normal((5, 44, 30, 31))
     found = set()
     for threads in (1, 2, 3, 8):
         with config_context(algorithm="winograd", threads=threads):
-            found.add(fastconv.conv2d(x, weight, padding=1, backend="cpp").tobytes())
+            y = fastconv.conv2d(x, weight, padding=1, backend="cpp")
+            grad_weight = fastconv.grad.conv2d_weight(x, weight.shape, grad_y, padding=1, backend="cpp")
+            found.add((y.tobytes(), grad_weight.tobytes()))
     assert len(found) == 1
 
 
@@ -124,8 +145,6 @@ def test_who_does_not_have_it_raises():
     with config_context(algorithm="winograd"):
         with pytest.raises(ValueError, match="conv2d: backend 'reference' has no algorithm 'winograd'"):
             fastconv.conv2d(x, weight, backend="reference")
-        with pytest.raises(ValueError, match="conv2d_weight: algorithm 'winograd' has no weight gradient"):
-            fastconv.grad.conv2d_weight(x, weight.shape, np.ones((1, 16, 10, 10)), backend="cpp")
         assert fastconv.max_pool2d(x, 2, backend="cpp").shape == (1, 16, 6, 6)  # concerns convolutions only
 
 
@@ -133,14 +152,21 @@ def test_taken_where_it_pays(cpp):
     """By its bits: they are those of one of the two."""
     rng = np.random.default_rng(0)
 
-    def auto(x_shape, weight_shape):
+    def auto(x_shape, weight_shape, kernel):
         x, weight = rng.standard_normal(x_shape, np.float32), rng.standard_normal(weight_shape, np.float32)
+        grad_y = rng.standard_normal((x_shape[0], weight_shape[0], *x_shape[2:]), np.float32)
+        call = {
+            "forward": lambda: fastconv.conv2d(x, weight, padding=1, backend="cpp"),
+            "weight": lambda: fastconv.grad.conv2d_weight(x, weight.shape, grad_y, padding=1, backend="cpp"),
+        }[kernel]
         results = {}
         for name in ("auto", "direct", "winograd"):
             with config_context(algorithm=name):
-                results[name] = fastconv.conv2d(x, weight, padding=1, backend="cpp").tobytes()
+                results[name] = call().tobytes()
         assert results["direct"] != results["winograd"]
         return next(name for name in ("direct", "winograd") if results[name] == results["auto"])
 
-    assert auto((4, 64, 56, 56), (64, 64, 3, 3)) == "winograd"
-    assert auto((1, 256, 7, 7), (256, 256, 3, 3)) == "direct"  # transforming the weights would take longer
+    assert auto((4, 64, 56, 56), (64, 64, 3, 3), "forward") == "winograd"
+    assert auto((1, 16, 5, 5), (16, 16, 3, 3), "forward") == "direct"  # transforming would take longer
+    assert auto((4, 64, 56, 56), (64, 64, 3, 3), "weight") == "winograd"
+    assert auto((1, 64, 7, 7), (64, 64, 3, 3), "weight") == "direct"

@@ -17,6 +17,7 @@ struct VectorOf {
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
+constexpr int kLine = 64; // bytes of a cache line
 template <class T>
 constexpr int kLanes = VECTOR_BYTES / static_cast<int>(sizeof(T));
 
@@ -248,22 +249,31 @@ void transpose(const T* src, Index src_stride, Index rows, Index length, T* dst,
     }
 }
 
-// --- weight gradient ---------------------------------------------------------------------------------------
+// --- outer products ---------------------------------------------------------------------------------------
 
 template <class T, int R, int V>
-INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
-                       Index segment_count, T* d, Index d_stride, bool first) {
+INLINE void outer_rows(const OuterProducts<T>& call, int row) {
     constexpr int L = kLanes<T>;
+    const Index x_stride = call.x_stride, x_step = call.x_step;
     Vector<T> sums[R][V];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < V; ++j)
             sums[i][j] = Vector<T>{};
-    for (Index s = 0; s < segment_count; ++s) {
-        const T* xs = x + segments[s].x_offset;
-        const T* gs = g + segments[s].g_offset;
-        for (Index t = 0; t < segments[s].count; ++t) {
+    const char* ahead[2];
+    for (int i = 0; i < 2; ++i)
+        ahead[i] = (const char*)call.ahead[i].from + row * call.ahead[i].row_bytes;
+    const Index ahead_step[2] = {call.ahead[0].step_bytes, call.ahead[1].step_bytes};
+    for (Index s = 0; s < call.segment_count; ++s) {
+        const T* xs = call.x + row * x_stride + call.segments[s].x_offset;
+        const T* gs = call.g + call.segments[s].g_offset;
+        for (Index t = 0; t < call.segments[s].count; ++t) {
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; ++i) {
+                __builtin_prefetch(ahead[i], 0, 2);
+                ahead[i] += ahead_step[i];
+            }
             Vector<T> columns[V];
 #pragma GCC unroll 4
             for (int j = 0; j < V; ++j)
@@ -282,37 +292,33 @@ INLINE void outer_rows(const T* x, Index x_stride, Index x_step, const T* g, con
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < V; ++j)
-            store(d + i * d_stride + j * L, first ? sums[i][j] : sums[i][j] + load(d + i * d_stride + j * L));
+        for (int j = 0; j < V; ++j) {
+            T* d = call.d + (row + i) * call.d_stride + j * L;
+            store(d, call.first ? sums[i][j] : sums[i][j] + load(d));
+        }
 }
 
 // All rows, by blocks of ever fewer: as many as leave room in the registers, at most 12.
 template <class T, int V>
-INLINE void outer_width(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
-                        Index segment_count, T* d, Index d_stride, int rows, bool first) {
+INLINE void outer_width(const OuterProducts<T>& call) {
     constexpr int R = OUTER_SUMS / V < 12 ? OUTER_SUMS / V : 12;
     int row = 0;
-    for (; row + R <= rows; row += R)
-        outer_rows<T, R, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
-                            d + row * d_stride, d_stride, first);
-    for (; row + R / 2 <= rows; row += R / 2)
-        outer_rows<T, R / 2, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
-                                d + row * d_stride, d_stride, first);
-    for (; row < rows; ++row)
-        outer_rows<T, 1, V>(x + row * x_stride, x_stride, x_step, g, segments, segment_count,
-                            d + row * d_stride, d_stride, first);
+    for (; row + R <= call.rows; row += R)
+        outer_rows<T, R, V>(call, row);
+    for (; row + R / 2 <= call.rows; row += R / 2)
+        outer_rows<T, R / 2, V>(call, row);
+    for (; row < call.rows; ++row)
+        outer_rows<T, 1, V>(call, row);
 }
 
 template <class T>
-void outer(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments, Index segment_count,
-           T* d, Index d_stride, int rows, int vectors, bool first) {
-    if (vectors == 1)
-        outer_width<T, 1>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows, first);
-    else if (vectors == 2)
-        outer_width<T, 2>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows, first);
+void outer(const OuterProducts<T>& call) {
+    if (call.vectors == 1)
+        outer_width<T, 1>(call);
+    else if (call.vectors == 2)
+        outer_width<T, 2>(call);
     else
-        outer_width<T, OUTER_VECTORS>(x, x_stride, x_step, g, segments, segment_count, d, d_stride, rows,
-                                      first);
+        outer_width<T, OUTER_VECTORS>(call);
 }
 
 // --- few channels ------------------------------------------------------------------------------------------

@@ -36,10 +36,35 @@ struct TileStore {
     Activation activation; // one of none .. leaky_relu; applied with the last part
 };
 
-// One run of a weight gradient's sum: `count` steps from x + x_offset (every x_step) and g + g_offset (every
+// One run of a sum of outer products: `count` steps from x + x_offset (every x_step) and g + g_offset (every
 // row).
 struct Segment {
     Index x_offset, g_offset, count;
+};
+
+// What will be read next: rows [row, row + n) of a block fetch the lines at from + row*row_bytes, each step
+// `step_bytes` further. Nothing is read; the addresses need not be valid.
+struct Ahead {
+    const void* from;
+    Index row_bytes, step_bytes;
+};
+
+// d[i*d_stride + k] (+)= sum over segments s and steps t of
+//     x[i*x_stride + s.x_offset + t*x_step] * g[s.g_offset + t*width + k]
+// for i in [0, rows) and k in [0, width), where width is 1, 2 or outer_vectors vectors; overwritten where
+// `first`. Meanwhile the lines in `ahead` are fetched into the second-level cache.
+template <class T>
+struct OuterProducts {
+    const T* x;
+    Index x_stride, x_step;
+    const T* g;
+    const Segment* segments;
+    Index segment_count;
+    T* d;
+    Index d_stride;
+    int rows, vectors;
+    bool first;
+    Ahead ahead[2];
 };
 
 // Rows of results as weighted sums of rows of a window, for `results` channels that share it:
@@ -67,7 +92,7 @@ template <class T>
 struct Tiles {
     int lanes;         // elements of a vector
     int rows, columns; // the product tile; columns are whole vectors
-    int outer_vectors; // the widest of the weight gradient's tiles
+    int outer_vectors; // the widest block of outer products
 
     // y tile (+)= a * b, where a is [depth][rows] and b is [depth][columns], both packed.
     void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store);
@@ -82,12 +107,7 @@ struct Tiles {
     void (*transpose)(const T* src, Index src_stride, Index rows, Index length, T* dst, Index dst_stride,
                       Index width);
 
-    // d[i*d_stride + k] (+)= sum over segments s and steps t of
-    //     x[i*x_stride + s.x_offset + t*x_step] * g[s.g_offset + t*width + k]
-    // for i in [0, rows) and k in [0, width), where width is 1, 2 or outer_vectors vectors; overwritten where
-    // `first`.
-    void (*outer)(const T* x, Index x_stride, Index x_step, const T* g, const Segment* segments,
-                  Index segment_count, T* d, Index d_stride, int rows, int vectors, bool first);
+    void (*outer)(const OuterProducts<T>& call);
 
     void (*weighted_rows)(const WeightedRows<T>& call);
 

@@ -7,6 +7,8 @@
 // Two dimensions nest. The points 0, +-5/8, +-3/2, infinity (rather than the textbook's 0, +-1, +-2) keep all
 // constants of A and B exact in binary, and errors at some three to six times those of direct summation.
 //
+// The derivative by g is the adjoint: G^T [(A dy) * (B^T d)], summed over all tiles.
+//
 // Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016; points of the form +-c in
 // the way of Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution", 2020.
 #pragma once
@@ -20,46 +22,53 @@ enum class Activation;
 
 constexpr int kWinogradResults = 4, kWinogradPatch = 6, kWinogradProducts = 36;
 
-// B^T d B of `count` (1 .. lanes) patches that follow one another along a row, for each of `channels`:
-//     to[e*product_stride + c*channel_stride + t], e in [0, 36).
-// The first patch begins at (row, column) of planes of height x width, the next one 4 columns further; what
-// lies outside a plane is zero.
+// One row of neighbouring tiles, up to one vector of neighbouring channels. A vector holds channels: an image
+// lies in memory by channels, so it is transposed on its way in and out. Transformed tiles are
+//     tile[e*product_stride + t*tile_stride + channel], e in [0, 36), t in [0, tiles).
+
+// B^T d B of patches of 6x6, or A d A^T of patches of 4x4: the first begins at (row, column) of planes of
+// height x width, the next one 4 columns further; what lies outside a plane is zero, and so are the lanes
+// that no channel fills.
 template <class T>
 struct WinogradPatches {
     const T* planes; // of the first channel
     Index plane, height, width;
     Index row, column;
-    int count;
-    Index channels;
+    int tiles, channels;
     T* to;
-    Index product_stride, channel_stride;
+    Index product_stride, tile_stride;
+    T* staging;  // kWinogradPatch * 2 * (columns read, in whole vectors) vectors
+    Index ahead; // from the first patch's corner to where the next call's lies, to fetch it meanwhile
 };
 
-// The reverse: A^T m A of `count` products m[e*product_stride + c*channel_stride + t] for each of `channels`,
-// of which `rows` and `columns` (of 4 and 4*count) are stored.
+// The reverse: A^T m A, of which `rows` and `columns` (of 4 and 4*tiles) are stored.
 template <class T>
 struct WinogradResults {
     const T* products;
-    Index product_stride, channel_stride;
-    int count;
-    Index channels;
-    T* to;
+    Index product_stride, tile_stride;
+    int tiles, channels;
+    T* to;                   // of the first channel
     Index plane, row_stride; // of the results
     int rows, columns;
     const T* bias;         // one value per channel, or null
     Activation activation; // one of none .. leaky_relu
+    T* staging;            // kWinogradResults * (columns, in whole vectors) vectors
 };
 
 template <class T>
 struct WinogradTiles {
-    void (*transform_patches)(const WinogradPatches<T>& call);
+    void (*transform_patches)(const WinogradPatches<T>& call);   // of 6x6
+    void (*transform_gradients)(const WinogradPatches<T>& call); // of 4x4
 
     // False where a result is not finite.
     bool (*transform_results)(const WinogradResults<T>& call);
 
-    // u[e*product_stride + c*rows + i] = (G g G^T)[e] of the filter whose elements are filters[(c*9 + j)*rows
-    // + i], for c in [0, count), i in [0, rows), where rows is that of the product tile.
-    void (*transform_filters)(const T* filters, Index count, T* u, Index product_stride);
+    // u[e*product_stride + c*width + i] = (G g G^T)[e] of the filter whose elements are
+    // filters[(c*9 + j)*width + i], for c in [0, count), i in [0, width), in whole vectors.
+    void (*transform_filters)(const T* filters, Index count, Index width, T* u, Index product_stride);
+
+    // Its adjoint: filters[(c*9 + j)*width + i] = (G^T u G)[j]. False where one is not finite.
+    bool (*transform_sums)(const T* u, Index product_stride, Index count, Index width, T* filters);
 };
 
 } // namespace fastconv

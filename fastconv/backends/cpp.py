@@ -60,9 +60,7 @@ def conv_grad_input(
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by the weights."""
-    if algorithm() == "winograd":
-        raise ValueError("algorithm 'winograd' has no weight gradient")
-    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, get_num_threads())
+    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _algorithm(), get_num_threads())
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:

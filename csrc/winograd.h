@@ -1,0 +1,163 @@
+// What both directions of Winograd's algorithm share: where its tiles lie, and how their patches are
+// transformed. tiles/winograd_tiles.h has the algorithm.
+#pragma once
+
+#include "gather.h"
+
+namespace fastconv {
+
+constexpr Index kCacheLine = 64; // bytes
+
+template <class T>
+const WinogradTiles<T>& winograd_tiles();
+template <>
+inline const WinogradTiles<float>& winograd_tiles() {
+    return tile_set().winograd_f32;
+}
+template <>
+inline const WinogradTiles<double>& winograd_tiles() {
+    return tile_set().winograd_f64;
+}
+
+// An odd number of cache lines: what lies so far apart does not compete for the same ones.
+template <class T>
+Index odd_lines(Index elements) {
+    constexpr Index kElements = kCacheLine / static_cast<Index>(sizeof(T));
+    return (ceil_div(elements, kElements) | 1) * kElements;
+}
+
+// Neighbouring tiles of one row of results; row and column count tiles.
+struct TileRun {
+    Index image, slice, row, column;
+    int tiles;
+};
+
+// The results' rows, cut into runs of almost equal length.
+class TileGrid {
+public:
+    // 7 tiles read 30 columns: two vectors of 16, four of 8.
+    static constexpr Index kLongestRun = 7;
+
+    TileGrid(Index batch, const GatherPlan& plan)
+        : down(ceil_div(plan.axes[1].outputs, kWinogradResults)),
+          across(ceil_div(plan.axes[2].outputs, kWinogradResults)), slices(plan.axes[0].outputs),
+          per_run(ceil_div(across, ceil_div(across, kLongestRun))), runs_across(ceil_div(across, per_run)),
+          runs(batch * slices * down * runs_across) {}
+
+    TileRun run(Index i) const {
+        const Index column = i % runs_across * per_run, row = i / runs_across;
+        return {row / down / slices, row / down % slices, row % down, column,
+                static_cast<int>(std::min(per_run, across - column))};
+    }
+
+    Index tiles(const Range& some) const {
+        const Index last = across - (runs_across - 1) * per_run; // in the last run of a row
+        const Index ends = some.end / runs_across - some.begin / runs_across;
+        return some.size() * per_run - ends * (per_run - last);
+    }
+
+    // How many runs make about this many tiles.
+    Index runs_of(Index some_tiles) const { return std::max<Index>(1, some_tiles / per_run); }
+
+    // visit(run, number of its first tile)
+    template <class Visit>
+    void for_each(const Range& some, const Visit& visit) const {
+        Index tile = 0;
+        for (Index i = some.begin; i < some.end; ++i) {
+            const TileRun found = run(i);
+            visit(found, tile);
+            tile += found.tiles;
+        }
+    }
+
+    const Index down, across, slices, per_run, runs_across, runs;
+};
+
+// Elements that transforming a run of tiles needs beside its input and output.
+template <class T>
+Index winograd_staging() {
+    const Index lanes = tiles<T>().lanes;
+    const Index columns = kWinogradResults * (TileGrid::kLongestRun - 1) + kWinogradPatch;
+    return 2 * kWinogradPatch * round_up(columns, lanes) * lanes;
+}
+
+// Multiply-adds of a group's products, and what takes as long as transforming its patches and results. Tiles
+// that overhang and lanes that no channel fills are computed as well.
+template <class T>
+double winograd_work(const GatherProblem<T>& p) {
+    constexpr double kTransformedTile = 1200; // of one channel; measured, as the others
+    const GatherPlan& plan = p.plans.front();
+    const TileGrid grid(p.batch, plan);
+    const Index lanes = tiles<T>().lanes, width = outer_vectors<T>(p.results) * lanes;
+    const double tiles = static_cast<double>(grid.tiles({0, grid.runs}));
+    const double depths = static_cast<double>(plan.axes[0].taps.size());
+    const double results = static_cast<double>(round_up(p.results, width));
+    const double patches = depths * static_cast<double>(round_up(p.sources, lanes));
+    return tiles * (kWinogradProducts * depths * static_cast<double>(p.sources) * results +
+                    kTransformedTile * (patches + results));
+}
+
+// Elements of a group's transformed weights.
+template <class T>
+double winograd_filter_elements(const GatherProblem<T>& p) {
+    return static_cast<double>(kWinogradProducts * static_cast<Index>(p.plans.front().axes[0].taps.size()) *
+                               p.sources * p.results);
+}
+
+// The tap of a window's axis that reads the i-th of neighbouring elements.
+inline const GatherTap& tap_in_order(const GatherAxis& axis, Index i) {
+    const bool ascending = axis.taps.front().offset <= axis.taps.back().offset;
+    const Index last = static_cast<Index>(axis.taps.size()) - 1;
+    return axis.taps[static_cast<std::size_t>(ascending ? i : last - i)];
+}
+
+// The patches that some runs of tiles read of `channels` sources of a group, at one tap of the depth, to
+// to[e*product_stride + t*tile_stride + channel].
+template <class T>
+void transform_patches(const GatherProblem<T>& p, const TileGrid& grid, const Range& runs, Index group,
+                       const GatherTap& depth, const Range& channels, T* to, Index product_stride,
+                       Index tile_stride, T* staging) {
+    const auto& [d, h, w] = p.plans.front().axes;
+    const Index plane = volume(p.source_size), lanes = tiles<T>().lanes;
+    WinogradPatches<T> call{};
+    call.plane = plane;
+    call.width = w.source_size;
+    call.product_stride = product_stride;
+    call.tile_stride = tile_stride;
+    call.staging = staging;
+    // Where the run's first patch begins in the first channel; a slice beyond the source has no rows.
+    const auto slice_of = [&](const TileRun& run) { return run.slice * d.step + depth.offset; };
+    const auto inside = [&](const TileRun& run) {
+        return slice_of(run) >= 0 && slice_of(run) < d.source_size;
+    };
+    const auto row_of = [&](const TileRun& run) {
+        return run.row * kWinogradResults + tap_in_order(h, 0).offset;
+    };
+    const auto column_of = [&](const TileRun& run) {
+        return run.column * kWinogradResults + tap_in_order(w, 0).offset;
+    };
+    const auto plane_of = [&](const TileRun& run) {
+        return ((run.image * p.groups + group) * p.sources + channels.begin) * plane +
+               (inside(run) ? slice_of(run) : 0) * h.source_size * w.source_size;
+    };
+    Index tile = 0;
+    for (Index i = runs.begin; i < runs.end; ++i) {
+        const TileRun run = grid.run(i), next = grid.run(std::min(i + 1, runs.end - 1));
+        call.height = inside(run) ? h.source_size : 0;
+        call.row = row_of(run);
+        call.column = column_of(run);
+        call.tiles = run.tiles;
+        const Index corner = plane_of(run) + call.row * w.source_size + call.column;
+        const Index next_corner = plane_of(next) + row_of(next) * w.source_size + column_of(next);
+        for (Index c = 0; c < channels.size(); c += lanes) {
+            call.planes = p.source + plane_of(run) + c * plane;
+            call.channels = static_cast<int>(std::min(lanes, channels.size() - c));
+            call.to = to + tile * tile_stride + channels.begin + c;
+            call.ahead = c + lanes < channels.size() ? lanes * plane : next_corner - corner - c * plane;
+            winograd_tiles<T>().transform_patches(call);
+        }
+        tile += run.tiles;
+    }
+}
+
+} // namespace fastconv

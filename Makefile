@@ -26,8 +26,7 @@ test: $(VENV)/test.stamp build/native.stamp  ## run the whole test suite (sets u
 RESULTS := build/bench
 bench: $(VENV)/bench.stamp build/native.stamp  ## time the kernels, alone and beside the peers that are installed
 	$(BIN)/pytest benchmarks
-	$(BIN)/python benchmarks/compare.py --json $(RESULTS)/comparison.json
-	$(BIN)/python benchmarks/plot.py $(RESULTS)/comparison.json $(RESULTS)/comparison.png
+	$(BIN)/fastconv bench --json $(RESULTS)/comparison.json --plot $(RESULTS)/comparison.png $(BENCH_ARGS)
 
 build: $(VENV)/test.stamp  ## build the source distribution and a wheel into dist/
 	$(BIN)/python -m build

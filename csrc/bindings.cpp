@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "fma_peak.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -313,6 +314,14 @@ void bind_avg_pool_grad_input(const py::array& grad_y, py::array grad_x, const p
     });
 }
 
+double bind_fma_peak(const std::string& dtype, int threads) {
+    const int count = checked_threads(threads);
+    if (dtype != "float32" && dtype != "float64")
+        throw py::value_error("fma_peak: dtype must be 'float32' or 'float64', got '" + dtype + "'");
+    py::gil_scoped_release release;
+    return dtype == "float32" ? fma_peak<float>(count) : fma_peak<double>(count);
+}
+
 py::tuple available_isas() {
     py::list names;
     for (int i = 0; i < tile_set_count(); ++i)
@@ -351,6 +360,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("avg_pool", &bind_avg_pool, py::arg("x"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
     m.def("avg_pool_grad_input", &bind_avg_pool_grad_input, py::arg("grad_y"), py::arg("grad_x"),
           py::arg("geometry"), py::arg("threads"));
+    m.def("fma_peak", &bind_fma_peak, py::arg("dtype"), py::arg("threads"));
     m.def("available_isas", &available_isas);
     m.def("get_isa", [] { return std::string(tile_set().name); });
     m.def("set_isa", &set_isa, py::arg("name"));

@@ -1,10 +1,11 @@
-"""The command line: ``fastconv train | evaluate | info``."""
+"""The command line: ``fastconv train | evaluate | bench | info``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import json
 import math
 import os
 import shlex
@@ -17,6 +18,10 @@ import numpy as np
 
 import fastconv
 from fastconv import backends, data, models, nn, optim, train, viz
+from fastconv.bench import plot, report, suite, timing
+from fastconv.bench.contender import BenchError
+from fastconv.bench.peers import PEERS
+from fastconv.bench.workloads import DIRECTIONS, NETWORKS, WORKLOADS
 from fastconv.train.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ USER_ERRORS = (
     ImportError,
     OSError,
     MemoryError,
+    BenchError,
     data.DataError,
     train.CheckpointError,
     train.NonFiniteLossError,
@@ -319,6 +325,69 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     _report(trainer, held_out, settings, task)
 
 
+# --- bench ---
+
+_BENCHED = ("resnet50", "vgg16", "mobilenet_v2", "pool")  # unless others are named
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    if arguments.list:
+        for name, layers in WORKLOADS.items():
+            print(f"{name} ({'network' if name in NETWORKS else 'class'})")
+            print("".join(f"    {layer.name}\n" for layer in layers), end="")
+        return
+    if arguments.plot is not None:
+        plot.require_matplotlib()  # told before the work, not after it
+    if arguments.show is not None:
+        results, complete = suite.load(arguments.show), True
+        print(report.head(results))
+        print("".join(f"{report.line(row, results)}\n" for row in results["rows"]), end="")
+    else:
+        results, complete = _measured(arguments)
+    print(report.summary(results))
+    if arguments.markdown:
+        print(f"\n{report.markdown(results)}")
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.json, (json.dumps(results, indent=1) + "\n").encode())
+    if arguments.plot is not None:
+        plot.draw(results, arguments.plot)
+    if not complete:
+        raise KeyboardInterrupt
+
+
+def _measured(arguments: argparse.Namespace) -> tuple[suite.Results, bool]:
+    """Results, whose rows are printed as they come, and whether they are complete: Ctrl-C leaves those that were."""
+    settings = suite.Settings(
+        workloads=arguments.workloads or _BENCHED,
+        backends=arguments.backends or (_backend(),),
+        peers=arguments.peers,
+        directions=arguments.directions,
+        batch=arguments.batch,
+        threads=fastconv.get_num_threads(),
+        dtype=arguments.dtype,
+        filter=arguments.filter,
+        method=timing.Method(budget=arguments.budget, rounds=arguments.rounds),
+    )
+    total = len(suite.tasks(settings))
+    results = suite.begin(settings)
+    print(report.head(results), flush=True)
+    progress = report.Progress(total, sys.stderr)
+    try:
+        progress.show(0)
+        for row in suite.measure(settings, results["peers"]):
+            results["rows"].append(row)
+            progress.clear()
+            print(report.line(row, results), flush=True)
+            progress.show(len(results["rows"]))
+    except KeyboardInterrupt:
+        if not results["rows"]:
+            raise
+    finally:
+        progress.clear()
+    return results, len(results["rows"]) == total
+
+
 # --- info ---
 
 
@@ -514,9 +583,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_machine(command)
 
+    command = commands.add_parser(
+        "bench",
+        help="time the kernels beside other libraries",
+        description="Time layers of well-known networks, forward and backward, beside other libraries. "
+        "All results are checked first; then the contenders take turns, and medians are compared.",
+    )
+    command.set_defaults(run=_bench)
+    _add_bench(command)
+
     command = commands.add_parser("info", help="versions, processor, backends: what a bug report needs")
     command.set_defaults(run=_info)
     return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+        return lambda text: tuple(_one_of(known, name) for name in text.split(",") if name)
+
+    everyone = tuple(PEERS)
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        type=lambda text: _one_of(tuple(WORKLOADS), text),
+        metavar="WORKLOAD",
+        help=f"networks and classes of layers, see --list (default {' '.join(_BENCHED)})",
+    )
+    parser.add_argument("--list", action="store_true", help="list the workloads and their layers, and end")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only layers whose name contains this")
+    parser.add_argument(
+        "--directions", type=names(DIRECTIONS), default=DIRECTIONS, help=f"(default {','.join(DIRECTIONS)})"
+    )
+    parser.add_argument(
+        "--backends", type=names(_BACKENDS), help="ours; the first is compared (default: the fastest)"
+    )
+    parser.add_argument(
+        "--peers", type=names(everyone), default=everyone, help=f"'' for none (default {','.join(everyone)})"
+    )
+    parser.add_argument("--batch", type=_positive_int, default=8, help="images (default 8)")
+    parser.add_argument("--threads", type=_positive_int, help="(default: the processors of this process)")
+    parser.add_argument(
+        "--dtype", choices=tuple(suite.TOLERANCE), default="float32", help="of the numbers (default float32)"
+    )
+    method = timing.Method()
+    parser.add_argument(
+        "--budget",
+        type=_positive_float,
+        default=method.budget,
+        metavar="SECONDS",
+        help=f"for each row (default {method.budget:g})",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_positive_int,
+        default=method.rounds,
+        help=f"turns that each contender takes at least, whatever the budget (default {method.rounds})",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and machine here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a bar chart (PNG) here")
+    parser.add_argument("--markdown", action="store_true", help="print the means as a Markdown table, too")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: show what --json wrote")
+
+
+def _one_of(known: Sequence[str], name: str) -> str:
+    if name not in known:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, got {name!r}")
+    return name
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:

@@ -42,7 +42,7 @@ FLOORS = (
     ("fastconv",),  # the public names
     ("fastconv.nn", "fastconv.optim", "fastconv.data", "fastconv.models", "fastconv.viz"),
     ("fastconv.train",),
-    ("fastconv.cli", "fastconv.__main__"),
+    ("fastconv.bench", "fastconv.cli", "fastconv.__main__"),
 )
 
 # Libraries that only one backend may import, and from which file or folder of fastconv/backends.
@@ -51,8 +51,11 @@ HOMES = {"numba": "numba_cpu", "llvmlite": "numba_cpu", "cupy": "cupy", "fastcon
 # Other optional libraries: imported where they are used, inside functions.
 LAZY = {"PIL", "matplotlib", "ml_dtypes", "safetensors", "skimage", "sklearn", "tqdm"}
 
+# What fastconv is compared with: in fastconv.bench only, inside functions.
+PEERS = {"onnx", "onnxruntime", "scipy", "threadpoolctl", "torch"}
+
 # What `import fastconv` must not bring in.
-UNWANTED = {*LAZY, "numba", "cupy", "scipy", "torch", "onnx", "autograd", "mpi4py"}
+UNWANTED = {*LAZY, *PEERS, "numba", "cupy", "autograd", "mpi4py"}
 
 MAX_LINES = 900
 MAX_IMPORT_MS = 30
@@ -128,7 +131,7 @@ def misplaced_libraries(module: str, source: str, package: str) -> list[str]:
         if home is not None:
             if not (module + ".").startswith(f"fastconv.backends.{home}."):
                 offences.append(f"line {found.line}: {found.module} belongs to fastconv.backends.{home}")
-        elif top in LAZY:
+        elif top in LAZY or (top in PEERS and module.startswith("fastconv.bench.")):
             if not found.lazy:
                 offences.append(f"line {found.line}: {found.module} must be imported inside a function")
         elif top not in sys.stdlib_module_names and top not in ("numpy", "fastconv"):
@@ -337,6 +340,8 @@ def test_rule_floors(module, source, offends):
         ("fastconv.viz", "def f():\n    import matplotlib.pyplot as plt", False),
         ("fastconv.viz", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes", False),
         ("fastconv.ops", "def f():\n    import torch", True),
+        ("fastconv.bench.peers", "def f():\n    import torch", False),
+        ("fastconv.bench.peers", "import torch", True),
         ("fastconv.train", "import pickle", True),
         ("fastconv.data", "from urllib.request import urlopen", True),
     ],

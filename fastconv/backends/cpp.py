@@ -90,3 +90,8 @@ def describe() -> dict[str, str]:
         "parallel": _native.parallel_description(),
         "compiler": _native.compiler(),
     }
+
+
+def fma_peak(dtype: str, threads: int) -> float:
+    """Floating-point operations per second of multiply-adds alone: the ceiling that `fastconv bench` draws."""
+    return _native.fma_peak(dtype, threads)

@@ -359,7 +359,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _measured(arguments: argparse.Namespace) -> tuple[suite.Results, bool]:
     """Results, whose rows are printed as they come, and whether they are complete: Ctrl-C leaves those that were."""
     settings = suite.Settings(
-        workloads=arguments.workloads or _BENCHED,
+        workloads=tuple(dict.fromkeys(arguments.workloads)) or _BENCHED,
         backends=arguments.backends or (_backend(),),
         peers=arguments.peers,
         directions=arguments.directions,
@@ -536,7 +536,7 @@ def _draw(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastconv", description="Convolutional networks on NumPy arrays: train, evaluate, inform."
+        prog="fastconv", description="Convolutional networks on NumPy arrays: train, evaluate, measure."
     )
     parser.add_argument("--version", action="version", version=f"fastconv {fastconv.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -599,7 +599,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     def names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-        return lambda text: tuple(_one_of(known, name) for name in text.split(",") if name)
+        return lambda text: tuple(dict.fromkeys(_one_of(known, name) for name in text.split(",") if name))
 
     everyone = tuple(PEERS)
     parser.add_argument(

@@ -271,12 +271,17 @@ PEERS: dict[str, Peer] = {
 }
 
 
+def can_limit_blas() -> bool:
+    """Whether there is a switch for the threads of NumPy's BLAS."""
+    return importlib.util.find_spec("threadpoolctl") is not None
+
+
 @contextmanager
 def set_up(peers: Collection[Peer], threads: int) -> Iterator[None]:
     """Inside, everyone has the same number of threads, as far as there is a switch, and PyTorch no autograd."""
     with ExitStack() as stack:
         stack.enter_context(fastconv.config_context(threads=threads))
-        if importlib.util.find_spec("threadpoolctl") is not None:
+        if can_limit_blas():
             import threadpoolctl
 
             stack.enter_context(threadpoolctl.threadpool_limits(threads, "blas"))

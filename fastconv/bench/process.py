@@ -6,9 +6,9 @@ tuples ``(what, arguments)``; operands are not sent, since both sides draw the s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -39,6 +39,7 @@ class Process:
             env={**os.environ, **PEERS[name].environment},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C ends the one who asks, and that ends this
         )
         theirs.close()
         self._ask("start", name, threads)
@@ -75,19 +76,15 @@ class Process:
 
 
 def serve(descriptor: int) -> None:
-    """The other side: answers until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the one who asks, and that ends this
-    with Connection(descriptor) as pipe:
+    """The other side: answers until nobody asks any more."""
+    with Connection(descriptor) as pipe, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         _, (name, threads) = pipe.recv()
         peer = PEERS[name]
         prepared: Local | None = None
         with set_up([peer], threads):
             pipe.send(None)
             while True:
-                try:
-                    what, arguments = pipe.recv()
-                except EOFError:
-                    return
+                what, arguments = pipe.recv()
                 if what == "turn":
                     assert prepared is not None
                     pipe.send(prepared.turn(*arguments))

@@ -84,9 +84,7 @@ def network_sums(results: Results) -> dict[str, tuple[float, Ratios]]:
 def head(results: Results) -> str:
     """What is measured, who takes part and who does not, and the table's head."""
     arguments, peak = results["arguments"], results["ceiling"]
-    lines = [
-        f"{name}: not measured, {module} is not installed" for name, module in results["missing"].items()
-    ]
+    lines = list(results["notes"])
     lines.append(
         f"batch {arguments['batch']}, {_threads(arguments['threads'])}, {arguments['dtype']}; "
         f"ratio = the other's time / {results['ours'][0]}"

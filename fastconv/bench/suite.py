@@ -16,12 +16,23 @@ import fastconv
 from fastconv import backends
 from fastconv.bench import numpy_peer
 from fastconv.bench.contender import Array, BenchError, NotOffered, operands
-from fastconv.bench.peers import PEERS, Peer, fastconv_on, ours, set_up
+from fastconv.bench.peers import PEERS, Peer, can_limit_blas, fastconv_on, ours, set_up
 from fastconv.bench.process import Process
 from fastconv.bench.timing import Contender, Local, Method, interleaved
 from fastconv.bench.workloads import DIRECTIONS, WORKLOADS, Layer, PoolLayer
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}  # of the largest result: a wrong kernel is far beyond
+
+_VARIABLES = (
+    "FASTCONV_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "MALLOC_",
+    "THP_",
+)  # that make a difference
 
 
 class Task(NamedTuple):
@@ -55,6 +66,7 @@ class Results(TypedDict):
     peers: list[str]
     versions: dict[str, str]
     missing: dict[str, str]
+    notes: list[str]
     ceiling: float | None
     rows: list[Row]
 
@@ -102,6 +114,11 @@ def begin(settings: Settings) -> Results:
         backends.load(name)
     missing = {name: module for name in settings.peers if (module := PEERS[name].missing()) is not None}
     present = [name for name in settings.peers if name not in missing]
+    notes = [f"{name}: not measured, {module} is not installed" for name, module in missing.items()]
+    if "numpy" in present and not can_limit_blas():
+        notes.append(
+            "numpy: has as many threads as the environment of its BLAS says, threadpoolctl is not installed"
+        )
     return Results(
         machine=machine(),
         arguments={**settings._asdict(), "method": settings.method._asdict()},
@@ -109,6 +126,7 @@ def begin(settings: Settings) -> Results:
         peers=present,
         versions={key: value for name in present for key, value in PEERS[name].versions().items()},
         missing=missing,
+        notes=notes,
         ceiling=ceiling(settings.dtype, settings.threads),
         rows=[],
     )
@@ -202,7 +220,7 @@ def machine() -> dict[str, Any]:
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if "model name" in line), model)
-    names = [name for name in os.environ if name.startswith(("FASTCONV_", "OMP_", "MKL_", "OPENBLAS_"))]
+    names = [name for name in os.environ if name.startswith(_VARIABLES)]
     return {
         "processor": model,
         "config": fastconv.show_config("dicts"),

@@ -3,6 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -34,12 +38,21 @@ std::string field_name(std::size_t i) {
     return "geometry field " + std::to_string(i);
 }
 
+// The caller has counted the fields.
+py::handle field_of(const py::tuple& fields, std::size_t i) {
+    return PyTuple_GET_ITEM(fields.ptr(), static_cast<Py_ssize_t>(i));
+}
+
 Index int_field(const py::tuple& fields, std::size_t i) {
-    const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(fields[i].ptr()));
-    if (!number)
-        throw py::error_already_set(); // TypeError
+    const py::handle field = field_of(fields, i);
+    py::object number; // of what is no int, but gives one
+    if (!PyLong_CheckExact(field.ptr())) {
+        number = py::reinterpret_steal<py::object>(PyNumber_Index(field.ptr()));
+        if (!number)
+            throw py::error_already_set(); // TypeError
+    }
     int overflow = 0;
-    const Index value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+    const Index value = PyLong_AsLongLongAndOverflow((number ? number : field).ptr(), &overflow);
     if (overflow != 0)
         throw py::value_error(field_name(i) + " does not fit 64 bits");
     return value;
@@ -53,7 +66,7 @@ Index index_field(const py::tuple& fields, std::size_t i, Index low) {
 }
 
 Size3 size_field(const py::tuple& fields, std::size_t i, Index low) {
-    const auto field = py::reinterpret_borrow<py::object>(fields[i]);
+    const py::handle field = field_of(fields, i);
     if (!py::isinstance<py::tuple>(field))
         throw py::type_error(field_name(i) + " must be a tuple");
     const auto size = py::reinterpret_borrow<py::tuple>(field);
@@ -63,9 +76,10 @@ Size3 size_field(const py::tuple& fields, std::size_t i, Index low) {
 }
 
 bool bool_field(const py::tuple& fields, std::size_t i) {
-    if (!py::isinstance<py::bool_>(fields[i]))
+    const py::handle field = field_of(fields, i);
+    if (!py::isinstance<py::bool_>(field))
         throw py::type_error(field_name(i) + " must be a bool");
-    return fields[i].cast<bool>();
+    return field.ptr() == Py_True;
 }
 
 // Windows of a sound geometry end close to the padded input; those of an unsound one must at least not
@@ -109,7 +123,22 @@ PoolGeometry pool_geometry(const py::tuple& fields) {
     return g;
 }
 
-using Shape = std::vector<Index>;
+// Few extents, kept without asking for memory.
+class Shape {
+public:
+    Shape(std::initializer_list<Index> extents) : Shape(extents.begin(), extents.size()) {}
+    Shape(const Index* extents, std::size_t count) : count_(count) {
+        std::copy_n(extents, count, extents_.begin());
+    }
+
+    const Index* begin() const { return extents_.data(); }
+    const Index* end() const { return begin() + count_; }
+    Index operator[](std::size_t axis) const { return extents_[axis]; }
+
+private:
+    std::array<Index, 5> extents_{};
+    std::size_t count_;
+};
 
 Shape shape_of(Index a, Index b, const Size3& size) {
     return {a, b, size[0], size[1], size[2]};
@@ -118,17 +147,18 @@ Shape shape_of(Index a, const Size3& size) {
     return {a, size[0], size[1], size[2]};
 }
 
-std::string text(const Shape& shape) {
+std::string text(const Index* extent, const Index* end) {
     std::string out = "(";
-    for (const Index n : shape)
-        out += std::to_string(n) + ", ";
+    for (; extent != end; ++extent)
+        out += std::to_string(*extent) + ", ";
     return out + ")";
 }
 
 void check_array(const char* name, const py::array& array, const Shape& shape, bool written) {
-    const Shape got(array.shape(), array.shape() + array.ndim());
-    if (got != shape)
-        throw py::value_error(std::string(name) + " has shape " + text(got) + ", expected " + text(shape));
+    const py::ssize_t* got = array.shape();
+    if (!std::equal(got, got + array.ndim(), shape.begin(), shape.end()))
+        throw py::value_error(std::string(name) + " has shape " + text(got, got + array.ndim()) +
+                              ", expected " + text(shape.begin(), shape.end()));
     if ((array.flags() & py::array::c_style) == 0)
         throw py::value_error(std::string(name) + " must be C-contiguous");
     const auto address = reinterpret_cast<std::uintptr_t>(array.data());
@@ -140,7 +170,10 @@ void check_array(const char* name, const py::array& array, const Shape& shape, b
 
 template <class T>
 bool has_type(const py::array& array) {
-    return py::isinstance<py::array_t<T>>(array);
+    const py::dtype dtype = array.dtype();
+    if (dtype.num() == py::dtype::num_of<T>() && dtype.byteorder() == '=')
+        return true;
+    return py::isinstance<py::array_t<T>>(array); // the same by another name
 }
 
 template <class T>
@@ -189,6 +222,36 @@ int checked_threads(int threads) {
     return threads;
 }
 
+// Other Python threads run while a kernel does, where it takes longer than changing over to one of them.
+class OthersRun {
+public:
+    explicit OthersRun(double multiply_adds) {
+        if (multiply_adds > kBrief)
+            release_.emplace();
+    }
+
+private:
+    static constexpr double kBrief = 1 << 14; // some microseconds, and one thread's work in every kernel
+    std::optional<py::gil_scoped_release> release_;
+};
+
+// Geometries from outside may have sizes whose product only a floating-point number can hold.
+double product(const Size3& size) {
+    return static_cast<double>(size[0]) * static_cast<double>(size[1]) * static_cast<double>(size[2]);
+}
+
+double work(const ConvGeometry& g) {
+    const double planes = static_cast<double>(g.batch) * static_cast<double>(g.out_channels);
+    const double inputs =
+        planes * static_cast<double>(g.group_inputs()) * product(g.kernel) * product(g.output);
+    return inputs + static_cast<double>(g.batch) * static_cast<double>(g.in_channels) * product(g.input);
+}
+
+double work(const PoolGeometry& g) {
+    const double window = g.adaptive ? product(g.input) : product(g.kernel);
+    return static_cast<double>(g.planes) * (product(g.input) + window * product(g.output));
+}
+
 // call(element) for a zero of the array's element type, one of those listed.
 template <class... Ts, class Call>
 void dispatch(const py::array& array, const Call& call) {
@@ -211,7 +274,7 @@ void bind_conv_forward(const py::array& x, const py::array& weight, const py::ob
         const Activation code = activation_of(activation);
         const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         conv_forward<T>(xs, ws, bs, code, ys, g, chosen, count);
     });
 }
@@ -229,7 +292,7 @@ void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, cons
         const Activation code = activation_of(activation);
         const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         conv_grad_input<T>(gs, ws, bs, code, xs, g, chosen, count);
     });
 }
@@ -244,7 +307,7 @@ void bind_conv_grad_weight(const py::array& x, const py::array& grad_y, py::arra
         T* ws = output<T>("grad_weight", grad_weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
         const Algorithm chosen = algorithm_of(algorithm);
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         conv_grad_weight<T>(xs, gs, ws, g, chosen, count);
     });
 }
@@ -263,7 +326,7 @@ void bind_max_pool(const py::array& x, py::array y, const py::object& indices, c
             where = output<Index>("indices", array, shape_of(g.planes, g.output));
         }
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         max_pool<T>(xs, ys, where, g, count);
     });
 }
@@ -272,7 +335,7 @@ Index bind_max_pool_grad_input(const py::array& grad_y, const py::array& indices
                                int threads) {
     if (grad_y.ndim() != 4 || grad_x.ndim() != 4 || grad_y.shape(0) != grad_x.shape(0))
         throw py::value_error("grad_y and grad_x must be 4-D with as many planes each");
-    const Shape outputs(grad_y.shape(), grad_y.shape() + 4), inputs(grad_x.shape(), grad_x.shape() + 4);
+    const Shape outputs(grad_y.shape(), 4), inputs(grad_x.shape(), 4);
     if (grad_y.size() == 0 || grad_x.size() == 0)
         throw py::value_error("grad_y and grad_x must not be empty");
     Index bad = -1;
@@ -282,7 +345,7 @@ Index bind_max_pool_grad_input(const py::array& grad_y, const py::array& indices
         const Index* where = input<Index>("indices", indices, outputs);
         T* xs = output<T>("grad_x", grad_x, inputs);
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(static_cast<double>(grad_y.size()) + static_cast<double>(grad_x.size()));
         bad = max_pool_grad_input<T>(gs, where, xs, outputs[0], outputs[1] * outputs[2] * outputs[3],
                                      inputs[1] * inputs[2] * inputs[3], count);
     });
@@ -296,7 +359,7 @@ void bind_avg_pool(const py::array& x, py::array y, const py::tuple& geometry, i
         const T* xs = input<T>("x", x, shape_of(g.planes, g.input));
         T* ys = output<T>("y", y, shape_of(g.planes, g.output));
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         avg_pool<T>(xs, ys, g, count);
     });
 }
@@ -309,7 +372,7 @@ void bind_avg_pool_grad_input(const py::array& grad_y, py::array grad_x, const p
         const T* gs = input<T>("grad_y", grad_y, shape_of(g.planes, g.output));
         T* xs = output<T>("grad_x", grad_x, shape_of(g.planes, g.input));
         const int count = checked_threads(threads);
-        py::gil_scoped_release release;
+        const OthersRun release(work(g));
         avg_pool_grad_input<T>(gs, xs, g, count);
     });
 }

@@ -12,6 +12,7 @@ namespace {
 
 GatherAxis forward_axis(const ConvGeometry& g, int axis) {
     GatherAxis a{g.output[axis], g.input[axis], g.stride[axis], 0, 1, {}};
+    a.taps.reserve(static_cast<std::size_t>(g.kernel[axis]));
     for (Index t = 0; t < g.kernel[axis]; ++t)
         a.taps.push_back({t, t * g.dilation[axis] - g.pad_low[axis]});
     return a;
@@ -61,7 +62,8 @@ GatherProblem<T> forward_problem(const ConvGeometry& geometry, const T* x, const
     const ConvGeometry g = with_merged_axes(geometry);
     const Index taps = volume(g.kernel);
     const Index inputs = g.group_inputs(), outputs = g.group_outputs();
-    GatherPlan plan{{forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)}};
+    std::vector<GatherPlan> plans; // not from a list in braces, which would copy the plan
+    plans.push_back({{forward_axis(g, 0), forward_axis(g, 1), forward_axis(g, 2)}});
     return {g.batch,
             g.groups,
             inputs,
@@ -77,7 +79,7 @@ GatherProblem<T> forward_problem(const ConvGeometry& geometry, const T* x, const
             inputs * taps,
             bias,
             activation,
-            {std::move(plan)},
+            std::move(plans),
             true};
 }
 

@@ -42,6 +42,7 @@ struct GatherPlan {
     // Where in a kernel of this size the taps lie.
     std::vector<Index> kernel_positions(const Size3& kernel) const {
         std::vector<Index> positions;
+        positions.reserve(static_cast<std::size_t>(taps()));
         for_each_tap([&](const GatherTap& d, const GatherTap& h, const GatherTap& w) {
             positions.push_back((d.kernel_position * kernel[1] + h.kernel_position) * kernel[2] +
                                 w.kernel_position);

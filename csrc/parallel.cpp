@@ -94,7 +94,7 @@ public:
     Loop(Index tasks, Body body, const void* context) : tasks_(tasks), body_(body), context_(context) {}
 
     void work(bool caller) {
-        auto last_check = Clock::now();
+        auto last_check = tasks_ > 1 ? Clock::now() : Clock::time_point();
         for (Index task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) {
             try {
                 body_(context_, task);

@@ -52,8 +52,5 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     f.__name__: f for f in (relu, relu6, leaky_relu, elu, sigmoid, tanh, silu)
 }
 INTEGER_ACTIVATIONS = ("relu", "relu6")  # those that map integers to integers
-
-
-def activation_code(name: str | None) -> int:
-    """The number by which compiled kernels know an activation: 0 for none, then the order of ``ACTIVATIONS``."""
-    return 0 if name is None else 1 + list(ACTIVATIONS).index(name)
+# How compiled kernels call them: 0 is none.
+ACTIVATION_CODES: dict[str | None, int] = {name: code for code, name in enumerate((None, *ACTIVATIONS))}

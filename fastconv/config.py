@@ -7,7 +7,7 @@ then in the process-wide value, then in the environment. Nothing here imports a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -32,11 +32,25 @@ class Config(NamedTuple):
 
 _context: ContextVar[Config] = ContextVar("fastconv_config", default=Config())  # noqa: B039  (a tuple)
 _process = Config()
+_BACKEND_KEY = os.environ.encodekey("FASTCONV_BACKEND")
 
 
 def backend_name() -> str | None:
     """The backend that context, process or environment name, in this order; ``None`` where none does."""
     return _context.get().backend or _process.backend or os.environ.get("FASTCONV_BACKEND") or None
+
+
+def snapshot() -> Hashable:
+    """All that decides what the functions here return: equal as long as they return the same."""
+    return _context.get(), _process, _named_by_environment()
+
+
+def _named_by_environment() -> object:
+    try:
+        # A name that is not set costs os.environ twenty times as much as the dict that it keeps.
+        return os.environ._data.get(_BACKEND_KEY)  # type: ignore[attr-defined]
+    except AttributeError:  # another interpreter's
+        return os.environ.get("FASTCONV_BACKEND")
 
 
 def algorithm() -> str:
@@ -54,6 +68,12 @@ def get_num_threads() -> int:
         process may use when it first asks, by its affinity mask and its cgroups' CPU quota.
     """
     return _context.get().threads or _process.threads or _default_threads()
+
+
+def for_kernels() -> tuple[str, int]:
+    """`algorithm` and `get_num_threads`, looked up together."""
+    context = _context.get()
+    return context.algorithm or "auto", context.threads or _process.threads or _default_threads()
 
 
 def set_num_threads(n: int) -> None:

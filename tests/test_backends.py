@@ -20,6 +20,7 @@ import fastconv
 from fastconv import BackendUnavailableError, ShapeError, backends
 from fastconv.backends import BACKENDS, Row, reference
 from fastconv.backends.protocol import KERNELS
+from fastconv.ops._calls import forget
 from fastconv.processors import quota
 from fastconv.testing import check_backend
 
@@ -49,6 +50,7 @@ class Spies:
         for name in ("spy-a", "spy-b", "spy-c", "spy-d"):
             module = ModuleType(f"fastconv_{name}")
             module.ALGORITHMS = ("auto",)
+            module.SILENT = False
             for kernel in KERNELS:
                 setattr(module, kernel, self.recorder(name, getattr(reference, kernel)))
             module.describe = reference.describe
@@ -70,11 +72,17 @@ class Spies:
         return name
 
 
+def look_up_names_again():
+    """Names are looked up once, and so are the backends of calls that look the same."""
+    backends._import.cache_clear()
+    forget()
+
+
 @pytest.fixture
 def spies(monkeypatch):
-    backends._import.cache_clear()  # names are looked up once
+    look_up_names_again()
     yield Spies(monkeypatch)
-    backends._import.cache_clear()
+    look_up_names_again()
 
 
 # --- conformance ---
@@ -174,7 +182,7 @@ def test_contexts_of_tasks_are_their_own(spies):
 @pytest.fixture
 def broken(monkeypatch):
     """A backend whose module needs a library that is not there."""
-    backends._import.cache_clear()
+    look_up_names_again()
     monkeypatch.setitem(BACKENDS, "broken", Row("fastconv_of_nobody", "numpy", "pip install nothing"))
     return "broken"
 

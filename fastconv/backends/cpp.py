@@ -13,12 +13,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastconv import _native
-from fastconv.activations import activation_code
-from fastconv.config import ALGORITHMS, algorithm, get_num_threads
+from fastconv.activations import ACTIVATION_CODES
+from fastconv.config import ALGORITHMS, for_kernels, get_num_threads
 from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
 Array = NDArray[Any]
+SILENT = True
 
 if _isa := os.environ.get("FASTCONV_ISA"):
     try:
@@ -33,16 +34,16 @@ if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
         raise SettingError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
-def _algorithm() -> int:
-    return ALGORITHMS.index(algorithm())  # in the order of the compiled module's codes
+_ALGORITHM_CODES = {name: code for code, name in enumerate(ALGORITHMS)}  # as the compiled module counts them
 
 
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
     """``y = activation(weight * x + bias)``."""
-    code = activation_code(activation)
-    _native.conv_forward(x, weight, bias, code, y, geometry, _algorithm(), get_num_threads())
+    algorithm, threads = for_kernels()
+    code = ACTIVATION_CODES[activation]
+    _native.conv_forward(x, weight, bias, code, y, geometry, _ALGORITHM_CODES[algorithm], threads)
 
 
 def conv_grad_input(
@@ -54,13 +55,17 @@ def conv_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``."""
-    code = activation_code(activation)
-    _native.conv_grad_input(grad_y, weight, bias, code, grad_x, geometry, _algorithm(), get_num_threads())
+    algorithm, threads = for_kernels()
+    code = ACTIVATION_CODES[activation]
+    _native.conv_grad_input(
+        grad_y, weight, bias, code, grad_x, geometry, _ALGORITHM_CODES[algorithm], threads
+    )
 
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by the weights."""
-    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _algorithm(), get_num_threads())
+    algorithm, threads = for_kernels()
+    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _ALGORITHM_CODES[algorithm], threads)
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:

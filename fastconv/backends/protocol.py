@@ -1,4 +1,4 @@
-"""What a backend is: a module with these functions, and with ``ALGORITHMS``.
+"""What a backend is: a module with these functions, and with ``ALGORITHMS`` and ``SILENT``.
 
 ``ops`` calls them with arrays that are known to be sound: C-contiguous, aligned, native byte order, of one dtype,
 shaped as the geometry says (``geometry.x_shape`` and so on; always three spatial axes), not overlapping the output,
@@ -31,6 +31,7 @@ class Backend(Protocol):
     """The module's face; see the kernels of `fastconv.backends.reference` for the definitions."""
 
     ALGORITHMS: tuple[str, ...]  # of convolution, which `fastconv.config.algorithm` chooses from
+    SILENT: bool  # whether no kernel computes with NumPy, which warns of infinities and NaN
 
     def conv_forward(
         self,

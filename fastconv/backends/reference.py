@@ -19,6 +19,7 @@ from fastconv.geometry import AxisWindows, ConvGeometry, PoolGeometry, pool_wind
 Array = NDArray[Any]
 
 ALGORITHMS = ("auto", "direct")
+SILENT = False
 
 # Infinities and NaN are values like others to a compiled kernel; NumPy's warnings would tell the backends apart.
 quiet = np.errstate(over="ignore", invalid="ignore")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,6 @@ from fastconv.geometry import Shape, check_shape
 Array = Any  # numpy.ndarray or cupy.ndarray
 ArrayLike = Any
 DType = np.dtype[Any]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _OPTIONAL = ("bias",)
 _NARROW = ("float16", "bfloat16")  # stored as such, computed in float32
@@ -44,9 +41,9 @@ class Call(NamedTuple):
                 f"{self.op}: an array of shape {shape} and dtype {dtype} is too large"
             ) from error
 
-    def full(self, shape: Shape, value: Any, dtype: DType) -> Array:
-        """As `empty`, filled."""
-        array = self.empty(shape, dtype)
+    def full(self, shape: Shape, value: Any, dtype: DType, out: Array | None = None) -> Array:
+        """As `empty`, filled; or ``out``, filled."""
+        array = self.empty(shape, dtype) if out is None else out
         array[...] = value
         return array
 
@@ -179,60 +176,17 @@ def _floating(op: str, dtypes: list[DType]) -> Precision:
     return Precision(result, np.dtype(np.float32) if result.name in _NARROW else result)
 
 
-def as_kernel_input(call: Call, array: Array, dtype: DType, shape: Shape | None = None) -> Array:
-    """``array`` in the kernel's dtype: C-contiguous, aligned, native; reshaped without a copy. Never modified."""
+def as_kernel_input(call: Call, array: Array, dtype: DType) -> Array:
+    """``array`` in the kernel's dtype: C-contiguous, aligned, native; itself where it is that. Never modified."""
     if array.dtype != dtype or not array.dtype.isnative:
         array = array.astype(dtype, order="C")
-    flags = array.flags
-    if not flags.c_contiguous:
-        array = call.xp.ascontiguousarray(array)
-    elif not getattr(flags, "aligned", True):
-        array = array.copy(order="C")
-    return array if shape is None else array.reshape(shape)
+    if is_plain(array):
+        return array
+    return call.xp.ascontiguousarray(array) if not array.flags.c_contiguous else array.copy(order="C")
 
 
-class Output(NamedTuple):
-    """Where a kernel writes, and what the caller gets of it."""
-
-    kernel: Array
-    shape: Shape
-    dtype: DType
-    out: Array | None
-    copy_to_out: bool
-
-    def finish(self) -> Array:
-        """Delivers what the kernel wrote, in the shape and dtype that were promised."""
-        if self.out is None:
-            return self.kernel.reshape(self.shape).astype(self.dtype, copy=False)
-        if self.copy_to_out:
-            self.out[...] = self.kernel.reshape(self.shape)
-        return self.out
-
-
-def new_output(
-    call: Call,
-    shape: Shape,
-    precision: Precision,
-    kernel_shape: Shape,
-    out: Array | None = None,
-    inputs: Sequence[Array | None] = (),
-) -> Output:
-    """Memory for a result: new, or the caller's ``out`` where the kernel can write there directly.
-
-    Raises
-    ------
-    ShapeError, ValueError, TypeError
-        If ``out`` is no array, or has another shape or dtype, is read-only, or overlaps an input or itself.
-    """
-    if out is None:
-        return Output(call.empty(kernel_shape, precision.compute), shape, precision.result, None, False)
-    _check_out(call, out, shape, precision.result, inputs)
-    direct = out.dtype == precision.compute and out.flags.c_contiguous and getattr(out.flags, "aligned", True)
-    target = out.reshape(kernel_shape) if direct else call.empty(kernel_shape, precision.compute)
-    return Output(target, shape, precision.result, out, not direct)
-
-
-def _check_out(call: Call, out: Array, shape: Shape, dtype: DType, inputs: Sequence[Array | None]) -> None:
+def check_out(call: Call, out: Array, shape: Shape, dtype: DType, inputs: Iterable[Array | None]) -> None:
+    """Raises `ShapeError`, `ValueError` or `TypeError` where a result of this shape and dtype cannot go to ``out``."""
     op = call.op
     if not isinstance(out, call.xp.ndarray) or isinstance(out, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{op}: out must be a {call.xp.__name__}.ndarray, got {type(out).__name__}")
@@ -243,8 +197,19 @@ def _check_out(call: Call, out: Array, shape: Shape, dtype: DType, inputs: Seque
         raise ValueError(f"{op}: out is read-only")
     if _overlaps_itself(out):
         raise ValueError(f"{op}: out overlaps itself (shape {out.shape}, strides {out.strides})")
+    check_overlap(call, out, inputs)
+
+
+def check_overlap(call: Call, out: Array, inputs: Iterable[Array | None]) -> None:
+    """Raises `ValueError` where ``out`` shares memory with an input."""
     if any(array is not None and _overlap(call, out, array) for array in inputs):
-        raise ValueError(f"{op}: out shares memory with an input")
+        raise ValueError(f"{call.op}: out shares memory with an input")
+
+
+def is_plain(array: Array) -> bool:
+    """Whether kernels can read and write ``array`` where it is, if its dtype is theirs."""
+    flags = array.flags
+    return bool(flags.c_contiguous and getattr(flags, "aligned", True))
 
 
 def _overlaps_itself(a: Array) -> bool:
@@ -269,36 +234,3 @@ def _overlap(call: Call, a: Array, b: Array) -> bool:
         return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
     except np.exceptions.TooHardError:
         return True
-
-
-def per_dimension(
-    function: Callable[Concatenate[int, P], R],
-) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
-    """The one-, two- and three-dimensional operation of a function whose first parameter is that number.
-
-    ``_nd`` in its name and ``Nd`` in its docstring become ``1d``, ``2d`` and ``3d``.
-    """
-
-    def make(ndim: int) -> Callable[P, R]:
-        name = function.__name__.replace("_nd", f"{ndim}d")
-        signature = inspect.signature(function)
-        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-
-        def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                with np.errstate(all="ignore"):  # infinities and NaN propagate silently on every backend
-                    return function(ndim, *args, **kwargs)
-            except TypeError:
-                try:
-                    signature.bind(*args, **kwargs)
-                except TypeError as error:  # Python's own words name `function` and count its first parameter
-                    raise TypeError(f"{name}: {error}") from None
-                raise
-
-        operation.__name__ = operation.__qualname__ = name
-        operation.__module__ = function.__module__
-        operation.__doc__ = (function.__doc__ or "").replace("Nd", f"{ndim}d")
-        operation.__signature__ = signature  # type: ignore[attr-defined]
-        return operation
-
-    return make(1), make(2), make(3)

@@ -7,7 +7,7 @@ throughout: no kernel is flipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastconv import config
@@ -38,17 +38,16 @@ from fastconv.ops._arrays import (
     ArrayLike,
     Call,
     Precision,
-    as_kernel_input,
     begin,
     conv_precision,
-    new_output,
-    per_dimension,
     sum_dtype,
 )
+from fastconv.ops._calls import Run, Settled, operation, per_dimension, quiet, settled
 
 Gradients = tuple[Any, Any, Any]
 
 
+@operation
 def conv_nd(
     ndim: int,
     input: ArrayLike,
@@ -63,7 +62,7 @@ def conv_nd(
     activation: str | None = None,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Convolution (cross-correlation) with arguments in the order of ``torch.nn.functional.convNd``.
 
     Parameters
@@ -111,13 +110,14 @@ def conv_nd(
     pads = _copied_padding(op, ndim, x.shape, geometry, padding, padding_mode)
     _check_bias(op, b, geometry.out_channels)
     shape = _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
-    output = new_output(call, shape, precision, geometry.y_shape, out, (x, w, b))
+    run = _gather(call, "conv_forward", activation, shape, precision, _padded(geometry, pads))
+    unread = ("input", "weight") * _padded(geometry, pads).is_empty
     if pads:
-        x, geometry = _padding.pad(op, x, pads, padding_mode), _padded(geometry, pads)
-    _run_forward(call, x, w, b, activation, output.kernel, precision, geometry)
-    return output.finish()
+        run = _of_padded_input(run, op, pads, padding_mode)
+    return settled(call, run, precision, shape, out, unread=unread, input=x, weight=w, bias=b)
 
 
+@operation
 def conv_transpose_nd(
     ndim: int,
     input: ArrayLike,
@@ -133,7 +133,7 @@ def conv_transpose_nd(
     activation: str | None = None,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Transposed convolution with arguments in the order of ``torch.nn.functional.conv_transposeNd``.
 
     It is the gradient of `convNd` with respect to its input, so it undoes the change of size, not the values.
@@ -174,11 +174,12 @@ def conv_transpose_nd(
     )
     _check_bias(op, b, geometry.in_channels)
     shape = _user_shape(x, ndim, geometry.in_channels, geometry.input_size)
-    output = new_output(call, shape, precision, geometry.x_shape, out, (x, w, b))
-    _run_grad_input(call, x, w, b, activation, output.kernel, precision, geometry)
-    return output.finish()
+    run = _gather(call, "conv_grad_input", activation, shape, precision, geometry)
+    unread = ("input", "weight") * geometry.is_empty
+    return settled(call, run, precision, shape, out, unread=unread, input=x, weight=w, bias=b)
 
 
+@operation
 def conv_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -192,7 +193,7 @@ def conv_nd_backward(
     padding_mode: str = "zeros",
     output_mask: Sequence[bool] = (True, True, True),
     backend: str | None = None,
-) -> Gradients:
+) -> Settled[Gradients]:
     """Gradients of `convNd` with respect to its input, weight and bias.
 
     Parameters
@@ -224,25 +225,30 @@ def conv_nd_backward(
     check_shape(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
-    inner = _padded(geometry, pads) if pads else geometry
-    grad_input = grad_weight = grad_bias = None
+    inner = _padded(geometry, pads)
+    grad_input = grad_weight = None
     if wants[0]:
-        output = new_output(call, x.shape, precision, geometry.x_shape)
-        grad_padded = call.empty(inner.x_shape, precision.compute) if pads else output.kernel
-        _run_grad_input(call, gy, w, None, None, grad_padded, precision, inner)
+        shape = _user_shape(x, ndim, geometry.in_channels, inner.input_size)
+        grad_input = _gather(call, "conv_grad_input", None, shape, precision, inner)
         if pads:
-            output.kernel[...] = _padding.pad_backward(grad_padded, geometry.x_shape, pads, padding_mode)
-        grad_input = output.finish()
+            grad_input = _without_padding(call, grad_input, x.shape, precision, pads, padding_mode)
     if wants[1]:
-        output = new_output(call, w.shape, precision, geometry.weight_shape)
-        padded = _padding.pad(op, x, pads, padding_mode) if pads else x
-        _run_grad_weight(call, padded, gy, output.kernel, precision, inner)
-        grad_weight = output.finish()
-    if wants[2]:
-        grad_bias = _bias_gradient(call, gy, geometry.y_shape, precision)
-    return grad_input, grad_weight, grad_bias
+        grad_weight = _grad_weight(call, w.shape, precision, inner)
+        if pads:
+            grad_weight = _of_padded_input(grad_weight, op, pads, padding_mode)
+
+    def run(gy: Array, x: Array, w: Array) -> Gradients:
+        return (
+            None if grad_input is None else grad_input(gy, w),
+            None if grad_weight is None else grad_weight(x, gy),
+            _bias_gradient(call, gy, geometry.y_shape, precision) if wants[2] else None,
+        )
+
+    unread = _unread(wants, inner)
+    return settled(call, run, precision, (), unread=unread, grad_output=gy, input=x, weight=w)
 
 
+@operation
 def conv_transpose_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -257,7 +263,7 @@ def conv_transpose_nd_backward(
     output_size: IntOrInts | None = None,
     output_mask: Sequence[bool] = (True, True, True),
     backend: str | None = None,
-) -> Gradients:
+) -> Settled[Gradients]:
     """Gradients of `conv_transposeNd` with respect to its input, weight and bias.
 
     The input gradient is a convolution and the weight gradient that of a convolution with its two arrays exchanged.
@@ -290,20 +296,21 @@ def conv_transpose_nd_backward(
         op, ndim, x.shape, w.shape, stride, padding, output_padding, groups, dilation, output_size
     )
     check_shape(op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.in_channels, geometry.input_size))
-    grad_input = grad_weight = grad_bias = None
-    if wants[0]:
-        output = new_output(call, x.shape, precision, geometry.y_shape)
-        _run_forward(call, gy, w, None, None, output.kernel, precision, geometry)
-        grad_input = output.finish()
-    if wants[1]:
-        output = new_output(call, w.shape, precision, geometry.weight_shape)
-        _run_grad_weight(call, gy, x, output.kernel, precision, geometry)
-        grad_weight = output.finish()
-    if wants[2]:
-        grad_bias = _bias_gradient(call, gy, geometry.x_shape, precision)
-    return grad_input, grad_weight, grad_bias
+    grad_input = _gather(call, "conv_forward", None, x.shape, precision, geometry) if wants[0] else None
+    grad_weight = _grad_weight(call, w.shape, precision, geometry) if wants[1] else None
+
+    def run(gy: Array, x: Array, w: Array) -> Gradients:
+        return (
+            None if grad_input is None else grad_input(gy, w),
+            None if grad_weight is None else grad_weight(gy, x),
+            _bias_gradient(call, gy, geometry.x_shape, precision) if wants[2] else None,
+        )
+
+    unread = _unread(wants, geometry)
+    return settled(call, run, precision, (), unread=unread, grad_output=gy, input=x, weight=w)
 
 
+@operation
 def conv_nd_input(
     ndim: int,
     input_size: Sequence[int],
@@ -316,7 +323,7 @@ def conv_nd_input(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `convNd` with respect to an input of shape ``input_size``, as ``torch.nn.grad.convNd_input``.
 
     Parameters
@@ -346,11 +353,16 @@ def conv_nd_input(
     split_shape(op, "input_size", shape, ndim)
     geometry = conv_geometry(op, ndim, shape, w.shape, stride, padding, dilation, groups)
     check_shape(op, "grad_output", gy.shape, _like(shape, ndim, geometry.out_channels, geometry.output_size))
-    output = new_output(call, shape, precision, geometry.x_shape, out, (w, gy))
-    _run_grad_input(call, gy, w, None, None, output.kernel, precision, geometry)
-    return output.finish()
+    gradient = _gather(call, "conv_grad_input", None, shape, precision, geometry)
+
+    def run(w: Array, gy: Array, grad_x: Array | None = None) -> Array:
+        return gradient(gy, w, None, grad_x)
+
+    unread = ("weight", "grad_output") * geometry.is_empty
+    return settled(call, run, precision, shape, out, unread=unread, weight=w, grad_output=gy)
 
 
+@operation
 def conv_nd_weight(
     ndim: int,
     input: ArrayLike,
@@ -363,7 +375,7 @@ def conv_nd_weight(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `convNd` with respect to a weight of shape ``weight_size``, as ``torch.nn.grad.convNd_weight``.
 
     Parameters
@@ -396,93 +408,108 @@ def conv_nd_weight(
     check_shape(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
-    output = new_output(call, shape, precision, geometry.weight_shape, out, (x, gy))
-    _run_grad_weight(call, x, gy, output.kernel, precision, geometry)
-    return output.finish()
+    run = _grad_weight(call, shape, precision, geometry)
+    unread = ("input", "grad_output") * geometry.is_empty
+    return settled(call, run, precision, shape, out, unread=unread, input=x, grad_output=gy)
 
 
 # --- the way to the kernels ------------------------------------------------------------------------------------------
 
 
-def _run_forward(
+def _gather(
     call: Call,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
+    kernel: str,
     activation: str | None,
-    y: Array,
+    shape: Shape,
     precision: Precision,
     geometry: ConvGeometry,
-) -> None:
+) -> Run[Array]:
+    """`conv_forward` or `conv_grad_input`, of what the user passes to what the user expects."""
+    sides = geometry.x_shape, geometry.y_shape
+    source_shape, result_shape = sides if kernel == "conv_forward" else sides[::-1]
+    weight_shape, dtype = geometry.weight_shape, precision.compute
     if geometry.is_empty:
-        _fill_with_bias(y, bias, activation)
-        return
-    _run_kernel(
-        call,
-        "conv_forward",
-        as_kernel_input(call, x, precision.compute, geometry.x_shape),
-        as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
-        None if bias is None else as_kernel_input(call, bias, precision.compute),
-        activation,
-        y,
-        geometry,
-    )
+
+        def fill(
+            _source: Array, _weight: Array, bias: Array | None = None, out: Array | None = None
+        ) -> Array:
+            result = call.empty(shape, dtype) if out is None else out
+            _fill_with_bias(result.reshape(result_shape), bias, activation)
+            return result
+
+        return fill
+    apply = _kernel(call, kernel)
+
+    def run(source: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
+        result = call.empty(shape, dtype) if out is None else out
+        apply(
+            source.reshape(source_shape),
+            weight.reshape(weight_shape),
+            bias,
+            activation,
+            result.reshape(result_shape),
+            geometry,
+        )
+        return result
+
+    return run
 
 
-def _run_grad_input(
-    call: Call,
-    grad_y: Array,
-    weight: Array,
-    bias: Array | None,
-    activation: str | None,
-    grad_x: Array,
-    precision: Precision,
-    geometry: ConvGeometry,
-) -> None:
+def _grad_weight(call: Call, shape: Shape, precision: Precision, geometry: ConvGeometry) -> Run[Array]:
+    """`conv_grad_weight`, of what the user passes to what the user expects."""
+    x_shape, y_shape, weight_shape = geometry.x_shape, geometry.y_shape, geometry.weight_shape
     if geometry.is_empty:
-        _fill_with_bias(grad_x, bias, activation)
-        return
-    _run_kernel(
-        call,
-        "conv_grad_input",
-        as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
-        as_kernel_input(call, weight, precision.compute, geometry.weight_shape),
-        None if bias is None else as_kernel_input(call, bias, precision.compute),
-        activation,
-        grad_x,
-        geometry,
-    )
+        return lambda _x, _grad_y, out=None: call.full(shape, 0, precision.compute, out)
+    apply = _kernel(call, "conv_grad_weight")
+
+    def run(x: Array, grad_y: Array, out: Array | None = None) -> Array:
+        gradient = call.empty(shape, precision.compute) if out is None else out
+        apply(x.reshape(x_shape), grad_y.reshape(y_shape), gradient.reshape(weight_shape), geometry)
+        return gradient
+
+    return run
 
 
-def _run_grad_weight(
-    call: Call, x: Array, grad_y: Array, grad_weight: Array, precision: Precision, geometry: ConvGeometry
-) -> None:
-    if geometry.is_empty:
-        grad_weight[...] = 0
-        return
-    _run_kernel(
-        call,
-        "conv_grad_weight",
-        as_kernel_input(call, x, precision.compute, geometry.x_shape),
-        as_kernel_input(call, grad_y, precision.compute, geometry.y_shape),
-        grad_weight,
-        geometry,
-    )
+def _of_padded_input(run: Run[Array], op: str, pads: Pairs, padding_mode: str) -> Run[Array]:
+    """``run`` with its first array padded by copying."""
+    return lambda x, *others: run(_padding.pad(op, x, pads, padding_mode), *others)
 
 
-def _run_kernel(call: Call, kernel: str, *arguments: Any) -> None:
-    """Run a kernel by the algorithm that the context names."""
+def _without_padding(
+    call: Call, run: Run[Array], shape: Shape, precision: Precision, pads: Pairs, padding_mode: str
+) -> Run[Array]:
+    """``run``, the gradient of a padded input, up to the gradient of the input before."""
+
+    @quiet
+    def back(*arrays: Array) -> Array:
+        gradient = call.empty(shape, precision.compute)
+        gradient[...] = _padding.pad_backward(run(*arrays), shape, pads, padding_mode)
+        return gradient
+
+    return back
+
+
+def _kernel(call: Call, name: str) -> Callable[..., None]:
+    """A kernel with the algorithm that the context names."""
     chosen, known = config.algorithm(), call.backend.ALGORITHMS
     if chosen not in known:
         raise ValueError(
             f"{call.op}: backend {call.backend_name!r} has no algorithm {chosen!r}, expected one of {', '.join(known)}"
         )
-    try:
-        getattr(call.backend, kernel)(*arguments)
-    except ValueError as error:  # one that cannot serve this geometry
-        raise ValueError(f"{call.op}: {error}") from error
+    kernel: Callable[..., None] = getattr(call.backend, name)
+    if chosen == "auto":  # serves every geometry
+        return kernel
+
+    def run(*arguments: Any) -> None:
+        try:
+            kernel(*arguments)
+        except ValueError as error:  # one that cannot serve this geometry
+            raise ValueError(f"{call.op}: {error}") from error
+
+    return run
 
 
+@quiet
 def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> None:
     """The convolution of nothing: the bias alone."""
     y[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
@@ -490,11 +517,12 @@ def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> Non
         y[...] = ACTIVATIONS[activation](y)
 
 
+@quiet
 def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision) -> Array:
     """A sum over space, which NumPy adds pairwise, and then over the batch, which it does not."""
     if not grad_y.size:
         return call.full((shape[1],), 0, precision.result)
-    planes = as_kernel_input(call, grad_y, precision.compute, (shape[0], shape[1], -1))
+    planes = grad_y.reshape(shape[0], shape[1], -1)
     spatial = planes.sum(axis=2, dtype=precision.compute)
     return spatial.sum(axis=0, dtype=sum_dtype(precision.compute)).astype(precision.result)
 
@@ -515,8 +543,10 @@ def _copied_padding(
     return pads if any(low or high for low, high in pads) else None
 
 
-def _padded(geometry: ConvGeometry, pads: Pairs) -> ConvGeometry:
-    """The same convolution of an input that contains its padding."""
+def _padded(geometry: ConvGeometry, pads: Pairs | None) -> ConvGeometry:
+    """The same convolution of an input that contains what padding there is."""
+    if pads is None:
+        return geometry
     added = three(tuple(low + high for low, high in pads), 0)
     depth, height, width = (size + extra for size, extra in zip(geometry.input_size, added, strict=True))
     return geometry._replace(input_size=(depth, height, width), pad_low=(0, 0, 0))
@@ -557,6 +587,17 @@ def _mask(op: str, output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
     except TypeError:
         raise TypeError(f"{op}: output_mask must be three bools, got {show(output_mask)}") from None
     return first, second, third
+
+
+def _unread(wants: tuple[bool, bool, bool], geometry: ConvGeometry) -> list[str]:
+    """The arrays of a backward pass that no wanted gradient depends on."""
+    products = not geometry.is_empty
+    read = {
+        "grad_output": wants[2] or (products and (wants[0] or wants[1])),
+        "input": products and wants[1],
+        "weight": products and wants[0],
+    }
+    return [name for name, needed in read.items() if not needed]
 
 
 conv1d, conv2d, conv3d = per_dimension(conv_nd)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from fastconv.errors import ShapeError
 from fastconv.geometry import (
     ConvGeometry,
@@ -26,15 +24,14 @@ from fastconv.geometry import (
 from fastconv.ops._arrays import (
     Array,
     ArrayLike,
-    as_kernel_input,
     begin,
     conv_precision,
     max_precision,
-    new_output,
 )
+from fastconv.ops._calls import Settled, operation, quiet, settled
 
 
-@np.errstate(all="ignore")
+@operation
 def unfold(
     input: ArrayLike,
     kernel_size: IntOrInts,
@@ -44,7 +41,7 @@ def unfold(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Every window of the input as a column, as ``torch.nn.functional.unfold`` (im2col).
 
     Parameters
@@ -80,18 +77,20 @@ def unfold(
         math.prod(geometry.output_size),
     )
     columns_shape = (batch, channels, *geometry.kernel_size, *geometry.output_size)
-    output = new_output(call, shape, precision, columns_shape, out, (x,))
-    output.kernel[...] = 0
-    if not geometry.is_empty:
-        values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
-        for tap in taps(geometry):
-            output.kernel[(slice(None), slice(None), *tap.position, *tap.outputs)] = values[
-                (..., *tap.inputs)
-            ]
-    return output.finish()
+
+    def run(x: Array, out: Array | None = None) -> Array:
+        target = None if out is None else out.reshape(columns_shape)
+        columns = call.full(columns_shape, 0, precision.compute, target)
+        if not geometry.is_empty:
+            values = x.reshape(geometry.x_shape)
+            for tap in taps(geometry):
+                columns[(slice(None), slice(None), *tap.position, *tap.outputs)] = values[(..., *tap.inputs)]
+        return columns.reshape(shape) if out is None else out
+
+    return settled(call, run, precision, shape, out, unread=("input",) * geometry.is_empty, input=x)
 
 
-@np.errstate(all="ignore")
+@operation
 def fold(
     input: ArrayLike,
     output_size: IntOrInts,
@@ -102,7 +101,7 @@ def fold(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Adds the columns back to where `unfold` took them from, as ``torch.nn.functional.fold`` (col2im).
 
     Parameters
@@ -145,18 +144,19 @@ def fold(
         )
     check_shape(op, "input", columns.shape, (*lead, rows, math.prod(probe.output_size)))
     geometry = probe._replace(in_channels=rows // kernel)
-    output = new_output(call, (*lead, rows // kernel, *size), precision, geometry.x_shape, out, (columns,))
-    output.kernel[...] = 0
-    if not geometry.is_empty:
-        values = as_kernel_input(
-            call, columns, precision.compute,
-            (geometry.batch, geometry.in_channels, *geometry.kernel_size, *geometry.output_size),
-        )  # fmt: skip
-        for tap in taps(geometry):
-            output.kernel[(..., *tap.inputs)] += values[
-                (slice(None), slice(None), *tap.position, *tap.outputs)
-            ]
-    return output.finish()
+    shape = (*lead, rows // kernel, *size)
+    columns_shape = (geometry.batch, geometry.in_channels, *geometry.kernel_size, *geometry.output_size)
+
+    @quiet
+    def run(columns: Array, out: Array | None = None) -> Array:
+        result = call.full(shape, 0, precision.compute, out)
+        if not geometry.is_empty:
+            values, image = columns.reshape(columns_shape), result.reshape(geometry.x_shape)
+            for tap in taps(geometry):
+                image[(..., *tap.inputs)] += values[(slice(None), slice(None), *tap.position, *tap.outputs)]
+        return result
+
+    return settled(call, run, precision, shape, out, unread=("input",) * geometry.is_empty, input=columns)
 
 
 def _axes(op: str, kernel_size: IntOrInts) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,14 @@ from fastconv.ops._arrays import (
     begin,
     max_precision,
     mean_precision,
-    new_output,
-    per_dimension,
 )
+from fastconv.ops._calls import Run, Settled, operation, per_dimension, quiet, settled
 
 INDEX, WIDE = np.dtype(np.int64), np.dtype(np.float64)
 LP_BITS = 256  # what powers in the gradient of Lp pooling may reach: a quarter of float64's exponents
 
 
+@operation
 def max_pool_nd(
     ndim: int,
     input: ArrayLike,
@@ -55,7 +55,7 @@ def max_pool_nd(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Any:
+) -> Settled[Any]:
     """Maximum of each window, with arguments in the order of ``torch.nn.functional.max_poolNd``.
 
     Parameters
@@ -95,6 +95,7 @@ def max_pool_nd(
     return _max_pool(call, ndim, x, geometry, return_indices, out)
 
 
+@operation
 def adaptive_max_pool_nd(
     ndim: int,
     input: ArrayLike,
@@ -103,7 +104,7 @@ def adaptive_max_pool_nd(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Any:
+) -> Settled[Any]:
     """Maximum of windows that divide the input into ``output_size`` parts.
 
     Parameters
@@ -132,6 +133,7 @@ def adaptive_max_pool_nd(
     )
 
 
+@operation
 def max_pool_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -140,7 +142,7 @@ def max_pool_nd_backward(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `max_poolNd` and `adaptive_max_poolNd` with respect to their input.
 
     Parameters
@@ -169,24 +171,28 @@ def max_pool_nd_backward(
     call, (gy, given) = begin(op, backend, grad_output=grad_output, indices=indices)
     precision = mean_precision(op, grad_output=gy)
     shape, planes, plane = _pooled_input(op, ndim, gy, input_size)
-    where = _as_indices(call, given, gy.shape)
-    output = new_output(call, shape, precision, (planes, *three(plane)), out, (gy, where))
-    if gy.size == 0 or output.kernel.size == 0:
-        if gy.size and bool((where != -1).any()):
-            _refuse_index(op, given, int(np.flatnonzero(where != -1)[0]), plane)
-        output.kernel[...] = 0
-        return output.finish()
-    spatial = three(gy.shape[-ndim:])
-    bad = call.backend.max_pool_grad_input(
-        as_kernel_input(call, gy, precision.compute, (planes, *spatial)),
-        where.reshape(planes, *spatial),
-        output.kernel,
+    where = _as_indices(call, given, gy.shape, plane)
+    x_shape, y_shape = (planes, *three(plane)), (planes, *three(gy.shape[-ndim:]))
+    empty = 0 in x_shape or 0 in y_shape
+    kernel = call.backend.max_pool_grad_input
+
+    def run(grad_y: Array, indices: Array, out: Array | None = None) -> Array:
+        grad_x = call.empty(shape, precision.compute) if out is None else out
+        if empty:
+            grad_x[...] = 0
+            bad = next(iter(np.flatnonzero(indices != -1)), -1)
+        else:
+            bad = kernel(grad_y.reshape(y_shape), indices.reshape(y_shape), grad_x.reshape(x_shape))
+        if bad >= 0:
+            _refuse_index(op, indices, int(bad), plane)
+        return grad_x
+
+    return settled(
+        call, run, precision, shape, out, unread=("grad_output",) * empty, grad_output=gy, indices=where
     )
-    if bad >= 0:
-        _refuse_index(op, given, bad, plane)
-    return output.finish()
 
 
+@operation
 def max_unpool_nd(
     ndim: int,
     input: ArrayLike,
@@ -198,7 +204,7 @@ def max_unpool_nd(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Puts pooled values back to where they came from; everything else is zero.
 
     Parameters
@@ -230,21 +236,25 @@ def max_unpool_nd(
     precision = max_precision(op, input=x)
     plane = unpool_size(op, ndim, x.shape, kernel_size, stride, padding, output_size)
     batch, channels, _ = split_shape(op, "input", x.shape, ndim)
-    where = _as_indices(call, given, x.shape)
+    where = _as_indices(call, given, x.shape, plane)
     elements = math.prod(plane)
-    outside = np.flatnonzero((where < -1) | (where >= elements))
-    if outside.size:
-        _refuse_index(op, given, int(outside[0]), plane)
-    planes = batch * channels
-    output = new_output(call, (*x.shape[:-ndim], *plane), precision, (planes, elements), out, (x, where))
-    output.kernel[...] = 0
-    if x.size:
-        values = as_kernel_input(call, x, precision.compute, (planes, -1))
-        row, column = call.xp.nonzero(where.reshape(planes, -1) >= 0)
-        output.kernel[row, where.reshape(planes, -1)[row, column]] = values[row, column]
-    return output.finish()
+    planes, pooled = batch * channels, math.prod(x.shape[-ndim:])
+    shape = (*x.shape[:-ndim], *plane)
+
+    def run(values: Array, indices: Array, out: Array | None = None) -> Array:
+        outside = np.flatnonzero((indices < -1) | (indices >= elements))
+        if outside.size:
+            _refuse_index(op, indices, int(outside[0]), plane)
+        restored = call.full(shape, 0, precision.compute, out)
+        values, indices = values.reshape(planes, pooled), indices.reshape(planes, pooled)
+        row, column = call.xp.nonzero(indices >= 0)
+        restored.reshape(planes, elements)[row, indices[row, column]] = values[row, column]
+        return restored
+
+    return settled(call, run, precision, shape, out, input=x, indices=where)
 
 
+@operation
 def avg_pool_nd(
     ndim: int,
     input: ArrayLike,
@@ -258,7 +268,7 @@ def avg_pool_nd(
     dilation: IntOrInts = 1,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Mean of each window, with arguments in the order of ``torch.nn.functional.avg_poolNd``.
 
     Parameters
@@ -293,6 +303,7 @@ def avg_pool_nd(
     return _avg_pool(call, ndim, x, geometry, out)
 
 
+@operation
 def adaptive_avg_pool_nd(
     ndim: int,
     input: ArrayLike,
@@ -300,7 +311,7 @@ def adaptive_avg_pool_nd(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Mean of windows that divide the input into ``output_size`` parts.
 
     Parameters
@@ -326,6 +337,7 @@ def adaptive_avg_pool_nd(
     return _avg_pool(call, ndim, x, adaptive_pool_geometry(op, ndim, x.shape, output_size), out)
 
 
+@operation
 def avg_pool_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -340,7 +352,7 @@ def avg_pool_nd_backward(
     dilation: IntOrInts = 1,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `avg_poolNd` with respect to its input.
 
     Parameters
@@ -373,6 +385,7 @@ def avg_pool_nd_backward(
     return _avg_pool_backward(call, ndim, gy, shape, geometry, out)
 
 
+@operation
 def adaptive_avg_pool_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -380,7 +393,7 @@ def adaptive_avg_pool_nd_backward(
     *,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `adaptive_avg_poolNd` with respect to its input.
 
     Parameters
@@ -409,6 +422,7 @@ def adaptive_avg_pool_nd_backward(
     )
 
 
+@operation
 def lp_pool_nd(
     ndim: int,
     input: ArrayLike,
@@ -421,7 +435,7 @@ def lp_pool_nd(
     dilation: IntOrInts = 1,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Norm of each window, ``sum(|x| ** p) ** (1 / p)``.
 
     Parameters
@@ -451,15 +465,21 @@ def lp_pool_nd(
     geometry = pool_geometry(
         op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
     )
-    output = new_output(call, _pooled_shape(x, ndim, geometry), precision, geometry.y_shape, out, (x,))
-    if geometry.is_empty:
-        output.kernel[...] = 0
-    else:
-        size = call.xp.abs(as_kernel_input(call, x, precision.compute, geometry.x_shape))
-        _lp_norm(call, size, p, output.kernel, geometry)
-    return output.finish()
+    shape = _pooled_shape(x, ndim, geometry)
+
+    @quiet
+    def run(x: Array, out: Array | None = None) -> Array:
+        y = call.empty(shape, precision.compute) if out is None else out
+        if geometry.is_empty:
+            y[...] = 0
+        else:
+            _lp_norm(call, call.xp.abs(x.reshape(geometry.x_shape)), p, y.reshape(geometry.y_shape), geometry)
+        return y
+
+    return settled(call, run, precision, shape, out, unread=("input",) * geometry.is_empty, input=x)
 
 
+@operation
 def lp_pool_nd_backward(
     ndim: int,
     grad_output: ArrayLike,
@@ -473,7 +493,7 @@ def lp_pool_nd_backward(
     dilation: IntOrInts = 1,
     out: Array | None = None,
     backend: str | None = None,
-) -> Array:
+) -> Settled[Array]:
     """Gradient of `lp_poolNd` with respect to its input: ``sign(x) |x|**(p-1) * sum over windows of g * y**(1-p)``.
 
     Parameters
@@ -503,15 +523,21 @@ def lp_pool_nd_backward(
         op, ndim, x.shape, kernel_size, stride, padding, dilation, ceil_mode, divisor_override=1
     )
     check_shape(op, "grad_output", gy.shape, _pooled_shape(x, ndim, geometry))
-    output = new_output(call, x.shape, precision, geometry.x_shape, out, (gy, x))
-    if geometry.is_empty:
-        output.kernel[...] = 0
-        return output.finish()
-    values = as_kernel_input(call, x, WIDE, geometry.x_shape)
-    grad_y = as_kernel_input(call, gy, WIDE, geometry.y_shape)
-    _lp_grad_size(call, grad_y, call.xp.abs(values), p, output.kernel, geometry)
-    output.kernel[...] *= call.xp.sign(values)
-    return output.finish()
+    shape = x.shape
+
+    @quiet
+    def run(grad_y: Array, x: Array, out: Array | None = None) -> Array:
+        grad_x = call.empty(shape, WIDE) if out is None else out
+        if geometry.is_empty:
+            grad_x[...] = 0
+        else:
+            grad_y, size = grad_y.reshape(geometry.y_shape), call.xp.abs(x.reshape(geometry.x_shape))
+            _lp_grad_size(call, grad_y, size, p, grad_x.reshape(geometry.x_shape), geometry)
+            grad_x *= call.xp.sign(x)
+        return grad_x
+
+    unread = ("grad_output", "input") * geometry.is_empty
+    return settled(call, run, precision, shape, out, unread=unread, grad_output=gy, input=x)
 
 
 # --- the way to the kernels ------------------------------------------------------------------------------------------
@@ -519,50 +545,68 @@ def lp_pool_nd_backward(
 
 def _max_pool(
     call: Call, ndim: int, x: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
-) -> Any:
+) -> Settled[Any]:
     return_indices = one_bool(call.op, "return_indices", return_indices)
     precision = max_precision(call.op, input=x)
     shape = _pooled_shape(x, ndim, geometry)
     if return_indices and out is not None:
         raise ValueError(f"{call.op}: out cannot be combined with return_indices=True")
-    output = new_output(call, shape, precision, geometry.y_shape, out, (x,))
-    indices = call.empty(geometry.y_shape, INDEX) if return_indices else None
-    if geometry.is_empty:
-        output.kernel[...] = lowest(precision.compute)
-        if indices is not None:
-            indices[...] = -1
-    else:
-        values = as_kernel_input(call, x, precision.compute, geometry.x_shape)
-        call.backend.max_pool(values, output.kernel, indices, geometry)
-    if indices is None:
-        return output.finish()
-    return output.finish(), indices.reshape(shape)
+    x_shape, y_shape, empty = geometry.x_shape, geometry.y_shape, geometry.is_empty
+    dtype, kernel = precision.compute, call.backend.max_pool
+
+    def run(x: Array, out: Array | None = None) -> Any:
+        y = call.empty(shape, dtype) if out is None else out
+        indices = call.empty(shape, INDEX) if return_indices else None
+        if empty:
+            y[...] = lowest(dtype)
+            if indices is not None:
+                indices[...] = -1
+        else:
+            where = None if indices is None else indices.reshape(y_shape)
+            kernel(x.reshape(x_shape), y.reshape(y_shape), where, geometry)
+        return y if indices is None else (y, indices)
+
+    return settled(call, run, precision, shape, out, unread=("input",) * geometry.is_empty, input=x)
 
 
-def _avg_pool(call: Call, ndim: int, x: Array, geometry: PoolGeometry, out: Array | None) -> Array:
+def _avg_pool(call: Call, ndim: int, x: Array, geometry: PoolGeometry, out: Array | None) -> Settled[Array]:
+    shape = _pooled_shape(x, ndim, geometry)
     precision = mean_precision(call.op, input=x)
-    output = new_output(call, _pooled_shape(x, ndim, geometry), precision, geometry.y_shape, out, (x,))
-    if geometry.is_empty:
-        output.kernel[...] = 0
-    else:
-        call.backend.avg_pool(
-            as_kernel_input(call, x, precision.compute, geometry.x_shape), output.kernel, geometry
-        )
-    return output.finish()
+    sides = geometry.x_shape, geometry.y_shape
+    run = _mean(call, call.backend.avg_pool, geometry, *sides, shape, precision)
+    return settled(call, run, precision, shape, out, unread=("input",) * geometry.is_empty, input=x)
 
 
 def _avg_pool_backward(
     call: Call, ndim: int, gy: Array, shape: Shape, geometry: PoolGeometry, out: Array | None
-) -> Array:
+) -> Settled[Array]:
     precision = mean_precision(call.op, grad_output=gy)
     check_shape(call.op, "grad_output", gy.shape, (*shape[:-ndim], *geometry.output_size[3 - ndim :]))
-    output = new_output(call, shape, precision, geometry.x_shape, out, (gy,))
+    sides = geometry.y_shape, geometry.x_shape
+    run = _mean(call, call.backend.avg_pool_grad_input, geometry, *sides, shape, precision)
+    unread = ("grad_output",) * geometry.is_empty
+    return settled(call, run, precision, shape, out, unread=unread, grad_output=gy)
+
+
+def _mean(
+    call: Call,
+    kernel: Callable[[Array, Array, PoolGeometry], None],
+    geometry: PoolGeometry,
+    source_shape: Shape,
+    result_shape: Shape,
+    shape: Shape,
+    precision: Precision,
+) -> Run[Array]:
+    """`avg_pool` or its adjoint, of what the user passes to what the user expects."""
     if geometry.is_empty:
-        output.kernel[...] = 0
-    else:
-        grad_y = as_kernel_input(call, gy, precision.compute, geometry.y_shape)
-        call.backend.avg_pool_grad_input(grad_y, output.kernel, geometry)
-    return output.finish()
+        return lambda _source, out=None: call.full(shape, 0, precision.compute, out)
+
+    def run(source: Array, out: Array | None = None) -> Array:
+        result = call.empty(shape, precision.compute) if out is None else out
+        kernel(source.reshape(source_shape), result.reshape(result_shape), geometry)
+        return result
+
+    return run
 
 
 def _lp_norm(call: Call, size: Array, p: float, norm: Array, geometry: PoolGeometry) -> None:
@@ -615,12 +659,16 @@ def _pooled_input(op: str, ndim: int, gy: Array, input_size: Sequence[int]) -> t
     return shape, batch * channels, shape[-ndim:]
 
 
-def _as_indices(call: Call, indices: Array, shape: Shape) -> Array:
+def _as_indices(call: Call, indices: Array, shape: Shape, plane: Shape) -> Array:
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{call.op}: indices must be integers, got dtype {indices.dtype}")
     check_shape(call.op, "indices", indices.shape, shape)
-    if indices.dtype.kind == "u" and indices.dtype.itemsize == INDEX.itemsize and indices.size:
-        indices = call.xp.minimum(indices, np.iinfo(INDEX).max)  # stays too large instead of turning negative
+    if (
+        indices.dtype.kind == "u" and indices.dtype.itemsize == INDEX.itemsize
+    ):  # large ones would turn negative
+        outside = np.flatnonzero(indices >= math.prod(plane))
+        if outside.size:
+            _refuse_index(call.op, indices, int(outside[0]), plane)
     return as_kernel_input(call, indices, INDEX)
 
 

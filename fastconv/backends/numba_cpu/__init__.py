@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.activations import activation_code
+from fastconv.activations import ACTIVATION_CODES
 from fastconv.backends.numba_cpu import common, dense, direct, launch, narrow, pool, spread, vectors
 from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 
 Array = NDArray[Any]
 
 ALGORITHMS = ("auto", "direct")
+SILENT = False
 CACHE_LINE = 64  # bytes
 NARROW = 32  # most products of input and output channels in a group that is computed plane by plane
 BLOCK_PANELS = 10  # most column panels packed at once: half a usual second-level cache
@@ -42,7 +43,7 @@ def conv_forward(
     """See `fastconv.backends.protocol`."""
     plan = _plan(geometry)
     g, workers = plan.geometry, plan.workers()
-    rest = (_bias(bias, x), activation_code(activation), _flat(y))
+    rest = (_bias(bias, x), ACTIVATION_CODES[activation], _flat(y))
     if plan.narrow:
         finite = bool(np.isfinite(weight).all())
         if finite:
@@ -68,7 +69,7 @@ def conv_grad_input(
     """See `fastconv.backends.protocol`."""
     plan = _plan(geometry)
     g, workers = plan.geometry, plan.workers()
-    rest = (_bias(bias, grad_y), activation_code(activation), _flat(grad_x))
+    rest = (_bias(bias, grad_y), ACTIVATION_CODES[activation], _flat(grad_x))
     if plan.narrow and np.isfinite(weight).all():
         memory = _narrow_memory(plan, workers, grad_y)
         narrow.grad_input_narrow.run(workers, _flat(grad_y), _flat(weight), *rest, plan.sizes, *memory)

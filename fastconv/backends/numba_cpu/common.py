@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv.activations import LEAKY_SLOPE, activation_code
+from fastconv.activations import ACTIVATION_CODES, LEAKY_SLOPE
 from fastconv.backends.numba_cpu.launch import inlined, merged
 from fastconv.backends.numba_cpu.vectors import copy_each, copy_every_second
 from fastconv.geometry import ConvGeometry
@@ -18,12 +18,12 @@ Sizes = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 RUN = 6  # numbers that describe a run of columns, see `find_runs`
 
-RELU = activation_code("relu")
-RELU6 = activation_code("relu6")
-LEAKY_RELU = activation_code("leaky_relu")
-ELU = activation_code("elu")
-SIGMOID = activation_code("sigmoid")
-TANH = activation_code("tanh")
+RELU = ACTIVATION_CODES["relu"]
+RELU6 = ACTIVATION_CODES["relu6"]
+LEAKY_RELU = ACTIVATION_CODES["leaky_relu"]
+ELU = ACTIVATION_CODES["elu"]
+SIGMOID = ACTIVATION_CODES["sigmoid"]
+TANH = ACTIVATION_CODES["tanh"]
 
 
 def sizes_of(geometry: ConvGeometry) -> Sizes:

@@ -8,10 +8,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import fastconv as fc
 from fastconv.bench.contender import operands
 from fastconv.bench.peers import fastconv_on
-from fastconv.bench.workloads import LENET, MOBILENET_V2, POOL, RESNET50, TRANSPOSED, VGG16, Layer
+from fastconv.bench.workloads import LENET, MOBILENET_V2, POOL, RESNET50, TINY, TRANSPOSED, VGG16, Layer
 
 BATCH = 2
 LAYERS = [
+    *TINY,
     *LENET,
     RESNET50[0],
     RESNET50[2],

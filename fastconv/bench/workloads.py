@@ -420,6 +420,14 @@ ADAPTIVE_POOL = [
     ]
 ]
 
+# So small that the way to the kernel and back takes most of the time.
+TINY: list[Layer] = [
+    _conv("tiny", 1, 1, 6, 3, padding=0)._replace(batch=1),
+    _conv("tiny", 3, 8, 8, 3, padding=0)._replace(batch=1),
+    PoolLayer("tiny max 2x2 @6", "max", 1, 6, 2, 2, batch=1),
+    PoolLayer("tiny avg 2x2 @6", "avg", 1, 6, 2, 2, batch=1),
+]
+
 NETWORKS: dict[str, Sequence[Layer]] = {
     "resnet50": RESNET50,
     "vgg16": VGG16,
@@ -439,6 +447,7 @@ CLASSES: dict[str, Sequence[Layer]] = {
     "1d": ONE_DIMENSIONAL,
     "3d": THREE_DIMENSIONAL,
     "single_image": SINGLE_IMAGE,
+    "tiny": TINY,
     "pool": POOL,
     "adaptive_pool": ADAPTIVE_POOL,
 }

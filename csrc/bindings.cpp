@@ -2,14 +2,19 @@
 // each entry checks again what memory safety needs, and releases the GIL around the kernel.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "buffers.h"
 #include "fma_peak.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -385,6 +390,28 @@ double bind_fma_peak(const std::string& dtype, int threads) {
     return dtype == "float32" ? fma_peak<float>(count) : fma_peak<double>(count);
 }
 
+// An array in a buffer of the pool, which gets it back when the last view of the array dies.
+py::array empty(const Shape& shape, const py::dtype& dtype) {
+    if (dtype.attr("hasobject").cast<bool>())
+        throw py::type_error("dtype must not hold objects");
+    auto bytes = static_cast<std::size_t>(dtype.itemsize());
+    for (const Index n : shape) {
+        if (n < 0)
+            throw py::value_error("shape must not be negative, got " + text(shape));
+        if (n != 0 && bytes > static_cast<std::size_t>(PTRDIFF_MAX) / static_cast<std::size_t>(n))
+            throw std::bad_alloc();
+        bytes *= static_cast<std::size_t>(n);
+    }
+    auto buffer = std::make_unique<Memory>(BufferPool::instance().take(bytes));
+    void* const data = buffer->data();
+    const py::capsule owner(buffer.get(), [](void* pointer) {
+        const std::unique_ptr<Memory> memory(static_cast<Memory*>(pointer));
+        BufferPool::instance().give(std::move(*memory));
+    });
+    (void)buffer.release(); // the capsule's from here on
+    return py::array(dtype, std::vector<py::ssize_t>(shape.begin(), shape.end()), data, owner);
+}
+
 py::tuple available_isas() {
     py::list names;
     for (int i = 0; i < tile_set_count(); ++i)
@@ -424,6 +451,16 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("avg_pool_grad_input", &bind_avg_pool_grad_input, py::arg("grad_y"), py::arg("grad_x"),
           py::arg("geometry"), py::arg("threads"));
     m.def("fma_peak", &bind_fma_peak, py::arg("dtype"), py::arg("threads"));
+    m.def("empty", &empty, py::arg("shape"), py::arg("dtype"));
+    m.def(
+        "set_cache_limit", [](std::size_t bytes) { BufferPool::instance().set_limit(bytes); },
+        py::arg("bytes"));
+    m.def("cache_limit", [] { return BufferPool::instance().limit(); });
+    m.def("cached_bytes", [] { return BufferPool::instance().idle_bytes(); });
+    m.def(
+        "clear_cache", [] { return BufferPool::instance().clear() + release_workspaces(); },
+        py::call_guard<py::gil_scoped_release>());
+    m.def("set_poison", [](bool poison) { BufferPool::instance().set_poison(poison); }, py::arg("poison"));
     m.def("available_isas", &available_isas);
     m.def("get_isa", [] { return std::string(tile_set().name); });
     m.def("set_isa", &set_isa, py::arg("name"));

@@ -3,21 +3,17 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <exception>
-#include <new>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "buffers.h"
 #include "thread_pool.h"
 
 #if defined(FASTCONV_OPENMP)
 #include <omp.h>
 #include <pthread.h>
-#endif
-#if defined(__linux__)
-#include <sys/mman.h>
 #endif
 
 namespace fastconv {
@@ -34,59 +30,28 @@ constexpr auto kCheckInterval = std::chrono::milliseconds(50);
 // Nobody gets thousands; OpenMP's library ends the process where it cannot start a thread.
 const int kMostThreads = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kCacheLine = 64;
+using Workspaces = std::array<Memory, static_cast<std::size_t>(Slot::count)>;
 
-struct Buffer {
-    void* data = nullptr;
-    std::size_t capacity = 0;
+thread_local Workspaces workspaces;
 
-    Buffer() = default;
-    Buffer(Buffer&& other) noexcept
-        : data(std::exchange(other.data, nullptr)), capacity(std::exchange(other.capacity, 0)) {}
-    Buffer& operator=(Buffer&& other) noexcept {
-        std::swap(data, other.data);
-        std::swap(capacity, other.capacity);
-        return *this;
-    }
-    ~Buffer() { std::free(data); }
-
-    void* reserve(std::size_t bytes) {
-        if (bytes <= capacity)
-            return data;
-        std::free(data);
-        data = nullptr;
-        capacity = 0;
-        // Large buffers lie on huge pages: thousands of page faults less on first use.
-        const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
-        const std::size_t size = (bytes + alignment - 1) / alignment * alignment;
-        if (size < bytes)
-            throw std::bad_alloc();
-        data = std::aligned_alloc(alignment, size);
-        if (data == nullptr)
-            throw std::bad_alloc();
-#if defined(__linux__)
-        if (alignment == kHugePage)
-            madvise(data, size, MADV_HUGEPAGE);
-#endif
-        capacity = size;
-        return data;
-    }
-};
-
-thread_local std::array<Buffer, static_cast<std::size_t>(Slot::count)> buffers;
-
-// While it lives its thread has other buffers, and those before stay as they are.
+// While it lives its thread has other workspaces, and those before stay as they are.
 class WorkspaceAside {
 public:
-    WorkspaceAside() : before_(std::move(buffers)) {}
-    ~WorkspaceAside() { buffers = std::move(before_); }
+    WorkspaceAside() : before_(std::move(workspaces)) {}
+    ~WorkspaceAside() { workspaces = std::move(before_); }
     WorkspaceAside(const WorkspaceAside&) = delete;
     WorkspaceAside& operator=(const WorkspaceAside&) = delete;
 
 private:
-    std::array<Buffer, static_cast<std::size_t>(Slot::count)> before_;
+    Workspaces before_;
 };
+
+std::size_t release_own_workspaces() {
+    std::size_t bytes = 0;
+    for (Memory& memory : workspaces)
+        bytes += std::exchange(memory, Memory()).size();
+    return bytes;
+}
 
 // One parallel loop: workers claim its tasks one by one; the first exception ends it.
 class Loop {
@@ -187,7 +152,17 @@ void Parallel::run_erased(Index tasks, int threads, Erased body, const void* con
 }
 
 void* workspace_bytes(Slot slot, std::size_t bytes) {
-    return buffers[static_cast<std::size_t>(slot)].reserve(bytes);
+    Memory& memory = workspaces[static_cast<std::size_t>(slot)];
+    if (bytes > memory.size()) {
+        memory = Memory();
+        memory = BufferPool::instance().allocate(bytes < kHugePage ? bytes : whole_huge_pages(bytes));
+    }
+    return memory.data();
+}
+
+std::size_t release_workspaces() {
+    ThreadPool::instance().ask_workers([] { release_own_workspaces(); });
+    return release_own_workspaces();
 }
 
 } // namespace fastconv

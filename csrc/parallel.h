@@ -54,4 +54,8 @@ T* workspace(Slot slot, Index count) {
     return static_cast<T*>(workspace_bytes(slot, static_cast<std::size_t>(count) * sizeof(T)));
 }
 
+// Frees the calling thread's workspaces and returns their bytes, and has the pool's workers free theirs as
+// soon as they have nothing to do. Not to be called by a kernel, which may be using them.
+std::size_t release_workspaces();
+
 } // namespace fastconv

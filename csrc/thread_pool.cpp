@@ -91,6 +91,16 @@ void ThreadPool::run(int helpers, Work work, void* context) {
     left_.wait(lock, [&] { return posting.inside.load(std::memory_order_acquire) == 0; });
 }
 
+void ThreadPool::ask_workers(Chore chore) {
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        chore_ = chore;
+        ++chores_;
+        posted_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+}
+
 void ThreadPool::add_workers(int count) {
     if (threads_.size() >= static_cast<std::size_t>(count))
         return;
@@ -130,10 +140,19 @@ void ThreadPool::keep_workers_off_this_processor() {
 void ThreadPool::serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     ++awake_;
+    unsigned chores_done = chores_;
     for (;;) {
+        if (chores_done != chores_) {
+            chores_done = chores_;
+            const Chore chore = chore_;
+            lock.unlock();
+            chore();
+            lock.lock();
+            continue;
+        }
         Posting* posting = wanting();
         if (posting == nullptr) {
-            wait_for_posting(lock);
+            wait_for_work(lock, chores_done);
             continue;
         }
         --posting->wanted;
@@ -148,7 +167,8 @@ void ThreadPool::serve() {
 }
 
 // Stays awake for a moment, unless there are more workers than processors; then sleeps.
-void ThreadPool::wait_for_posting(std::unique_lock<std::mutex>& lock) {
+void ThreadPool::wait_for_work(std::unique_lock<std::mutex>& lock, unsigned chores_done) {
+    const auto wanted = [&] { return wanting() != nullptr || chores_done != chores_; };
     const auto until = Clock::now() + kStayAwake;
     while (awake_ < processors && Clock::now() < until) {
         const unsigned seen = posted_.load(std::memory_order_acquire);
@@ -156,11 +176,11 @@ void ThreadPool::wait_for_posting(std::unique_lock<std::mutex>& lock) {
         while (posted_.load(std::memory_order_acquire) == seen && Clock::now() < until)
             pause();
         lock.lock();
-        if (wanting() != nullptr)
+        if (wanted())
             return;
     }
     --awake_;
-    wake_.wait(lock, [&] { return wanting() != nullptr; });
+    wake_.wait(lock, wanted);
     ++awake_;
 }
 

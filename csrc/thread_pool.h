@@ -26,6 +26,11 @@ public:
     // serves one of them at a time.
     void run(int helpers, Work work, void* context);
 
+    // Has every worker call chore() once, between loops: those that wait at once. Does not wait for them. The
+    // last chore stands for those before it that a worker has not come to.
+    using Chore = void (*)(); // must not throw
+    void ask_workers(Chore chore);
+
 private:
     // A loop that wants helpers. It lies on its caller's stack.
     struct Posting {
@@ -39,14 +44,16 @@ private:
     void add_workers(int count);
     void keep_workers_off_this_processor();
     void serve();
-    void wait_for_posting(std::unique_lock<std::mutex>& lock);
+    void wait_for_work(std::unique_lock<std::mutex>& lock, unsigned chores_done);
     Posting* wanting() const;
     void remove(const Posting* posting);
 
     std::mutex mutex_; // guards what follows, save atomics
     std::condition_variable wake_, left_;
-    std::atomic<unsigned> posted_{0}; // counts postings
+    std::atomic<unsigned> posted_{0}; // counts postings and chores
     Posting* postings_ = nullptr;
+    Chore chore_ = nullptr;
+    unsigned chores_ = 0; // counts them
     std::vector<pthread_t> threads_;
     std::size_t awake_ = 0;
     std::size_t placed_ = 0; // so many of the threads are kept off

@@ -6,6 +6,7 @@ from fastconv.backends import available_backends, set_backend, use_backend
 from fastconv.config import config_context, get_num_threads, set_num_threads
 from fastconv.errors import BackendUnavailableError, ShapeError
 from fastconv.info import show_config
+from fastconv.memory import clear_cache
 from fastconv.ops.conv import (
     conv1d,
     conv1d_backward,
@@ -74,6 +75,7 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool3d",
     "avg_pool3d_backward",
+    "clear_cache",
     "config_context",
     "conv1d",
     "conv1d_backward",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from fastconv.errors import ShapeError
 from fastconv.geometry import one_bool, one_int
-from fastconv.processors import usable_processors
+from fastconv.machine import usable_processors
 
 ALGORITHMS = ("auto", "direct", "winograd")
 

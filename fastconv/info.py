@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from fastconv import backends, config
+from fastconv import backends, config, memory
 from fastconv._version import __version__
 from fastconv.errors import BackendUnavailableError
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Versions, processor, threads and backends.
+    """Versions, processor, threads, backends, and the memory kept for results to come.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "machine": platform.machine(),
         "threads": config.get_num_threads(),
         "backend": _default_backend(),
+        "cache": memory.describe(),
         "backends": {
             name: backends.load(name).describe() if usable is True else {"unavailable": str(usable)}
             for name, usable in available.items()
@@ -48,12 +49,11 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     }
     if mode == "dicts":
         return report
-    for key, value in report.items():
-        if isinstance(value, dict):
-            for name, details in value.items():
-                print(f"{name + ':':12}" + ", ".join(f"{k}: {v}" for k, v in details.items()))
-        else:
-            print(f"{key + ':':12}{value}")
+    rows = {**report, **report["backends"]}
+    del rows["backends"]
+    for name, details in rows.items():
+        text = ", ".join(f"{k}: {v}" for k, v in details.items()) if isinstance(details, dict) else details
+        print(f"{name + ':':12}{text}")
     return None
 
 

@@ -27,10 +27,11 @@ CSRC = ROOT / "csrc"
 
 # Lowest first. A module may import its own floor and those below; a name stands for everything in it.
 FLOORS = (
-    ("fastconv.errors", "fastconv.processors", "fastconv._version"),
+    ("fastconv.errors", "fastconv.machine", "fastconv._version"),
     ("fastconv.geometry",),
     ("fastconv.config", "fastconv.dtypes", "fastconv.activations"),
-    ("fastconv.backends", "fastconv._native"),
+    ("fastconv.memory", "fastconv._native"),
+    ("fastconv.backends",),
     (
         "fastconv.ops",
         "fastconv.grad",
@@ -45,8 +46,13 @@ FLOORS = (
     ("fastconv.bench", "fastconv.cli", "fastconv.__main__"),
 )
 
-# Libraries that only one backend may import, and from which file or folder of fastconv/backends.
-HOMES = {"numba": "numba_cpu", "llvmlite": "numba_cpu", "cupy": "cupy", "fastconv._native": "cpp"}
+# Libraries, and the only files or folders of fastconv that may import them.
+HOMES = {
+    "numba": ("backends.numba_cpu",),
+    "llvmlite": ("backends.numba_cpu",),
+    "cupy": ("backends.cupy",),
+    "fastconv._native": ("backends.cpp", "memory"),
+}
 
 # Other optional libraries: imported where they are used, inside functions.
 LAZY = {"PIL", "matplotlib", "ml_dtypes", "safetensors", "skimage", "sklearn", "tqdm"}
@@ -127,10 +133,10 @@ def misplaced_libraries(module: str, source: str, package: str) -> list[str]:
     offences = []
     for found in imports(source, package):
         top = found.module.split(".")[0]
-        home = HOMES.get(found.module, HOMES.get(top))
-        if home is not None:
-            if not (module + ".").startswith(f"fastconv.backends.{home}."):
-                offences.append(f"line {found.line}: {found.module} belongs to fastconv.backends.{home}")
+        homes = HOMES.get(found.module, HOMES.get(top))
+        if homes is not None:
+            if not any((module + ".").startswith(f"fastconv.{home}.") for home in homes):
+                offences.append(f"line {found.line}: {found.module} belongs to {' and '.join(homes)}")
         elif top in LAZY or (top in PEERS and module.startswith("fastconv.bench.")):
             if not found.lazy:
                 offences.append(f"line {found.line}: {found.module} must be imported inside a function")
@@ -335,6 +341,7 @@ def test_rule_floors(module, source, offends):
         ("fastconv.backends.numba_cpu", "import numba", False),
         ("fastconv.ops", "from numba import njit", True),
         ("fastconv.backends.cpp", "from fastconv import _native", False),
+        ("fastconv.memory", "from fastconv import _native", False),
         ("fastconv.ops", "from fastconv import _native", True),
         ("fastconv.viz", "import matplotlib.pyplot as plt", True),
         ("fastconv.viz", "def f():\n    import matplotlib.pyplot as plt", False),

@@ -20,8 +20,8 @@ import fastconv
 from fastconv import BackendUnavailableError, ShapeError, backends
 from fastconv.backends import BACKENDS, Row, reference
 from fastconv.backends.protocol import KERNELS
+from fastconv.machine import UNLIMITED, memory_limit, quota
 from fastconv.ops._calls import forget
-from fastconv.processors import quota
 from fastconv.testing import check_backend
 
 X = np.arange(60, dtype=np.float32).reshape(1, 2, 5, 6)
@@ -298,15 +298,19 @@ def test_threads_respect_the_affinity_mask():
 @pytest.mark.parametrize(
     ("membership", "files", "expected"),
     [
-        ("0::/", {}, 2**31),
-        ("0::/", {"cpu.max": "max 100000"}, 2**31),
+        ("0::/", {}, UNLIMITED),
+        ("0::/", {"cpu.max": "max 100000"}, UNLIMITED),
         ("0::/", {"cpu.max": "150000 100000"}, 2),
         ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
         ("0::/a/b", {"a/b/cpu.max": "50000 100000", "a/cpu.max": "300000 100000"}, 1),
-        ("0::/a/b", {"cpu.max": "nonsense"}, 2**31),
-        ("2:cpu,cpuacct:/x", {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"}, 2**31),
+        ("0::/a/b", {"cpu.max": "nonsense"}, UNLIMITED),
+        (
+            "2:cpu,cpuacct:/x",
+            {"cpu/x/cpu.cfs_quota_us": "-1", "cpu/x/cpu.cfs_period_us": "100000"},
+            UNLIMITED,
+        ),
         ("2:cpu,cpuacct:/x", {"cpu/x/cpu.cfs_quota_us": "400000", "cpu/x/cpu.cfs_period_us": "100000"}, 4),
-        ("2:cpuset:/x", {"cpu/x/cpu.cfs_quota_us": "400000", "cpu/x/cpu.cfs_period_us": "100000"}, 2**31),
+        ("2:cpuset:/x", {"cpu/x/cpu.cfs_quota_us": "400000", "cpu/x/cpu.cfs_period_us": "100000"}, UNLIMITED),
         ("1:cpu:/\n0::/", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
     ],
 )
@@ -315,6 +319,25 @@ def test_threads_respect_the_quota_of_cgroups(membership, files, expected, tmp_p
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert quota(membership, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/a", {}, UNLIMITED),
+        ("0::/a", {"a/memory.max": "max"}, UNLIMITED),
+        ("0::/a", {"a/memory.max": "nonsense"}, UNLIMITED),
+        ("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "1000", "memory.max": "2000"}, 1000),
+        ("0::/a/b", {"a/b/memory.max": "500", "a/memory.max": "1000"}, 500),
+        ("4:memory:/x", {"memory/x/memory.limit_in_bytes": "700"}, 700),
+        ("4:cpu:/x", {"memory/x/memory.limit_in_bytes": "700"}, UNLIMITED),
+    ],
+)
+def test_memory_respects_the_limit_of_cgroups(membership, files, expected, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert memory_limit(membership, tmp_path) == expected
 
 
 def test_config_context():

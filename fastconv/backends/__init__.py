@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple, cast
 
-from fastconv import config
+from fastconv import config, memory
 from fastconv.backends.protocol import Backend
 from fastconv.errors import BackendUnavailableError, SettingError
 from fastconv.geometry import show
@@ -44,6 +44,7 @@ def load(name: str) -> Backend:
 def _import(name: str) -> Backend:
     row = BACKENDS[name]
     try:
+        memory.cache_limit()  # a wrong setting shall not wait for the first large result
         return cast("Backend", importlib.import_module(row.module))
     except ImportError as error:
         settled = isinstance(error, SettingError) or row.install is None

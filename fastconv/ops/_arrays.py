@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastconv import backends
+from fastconv import backends, memory
 from fastconv.backends.protocol import Backend
 from fastconv.errors import ShapeError
 from fastconv.geometry import Shape, check_shape
@@ -35,7 +35,7 @@ class Call(NamedTuple):
     def empty(self, shape: Shape, dtype: DType) -> Array:
         """An uninitialised array; sizes beyond the address space give `MemoryError` like any other that do not fit."""
         try:
-            return self.xp.empty(shape, dtype)
+            return (memory if self.xp is np else self.xp).empty(shape, dtype)
         except ValueError as error:
             raise MemoryError(
                 f"{self.op}: an array of shape {shape} and dtype {dtype} is too large"

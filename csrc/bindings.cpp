@@ -390,7 +390,17 @@ double bind_fma_peak(const std::string& dtype, int threads) {
     return dtype == "float32" ? fma_peak<float>(count) : fma_peak<double>(count);
 }
 
-// An array in a buffer of the pool, which gets it back when the last view of the array dies.
+// A buffer of the pool, which gets it back.
+struct Loan {
+    explicit Loan(std::size_t bytes) : memory(BufferPool::instance().take(bytes)) {}
+    ~Loan() { BufferPool::instance().give(std::move(memory)); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+
+    Memory memory;
+};
+
+// An array in a buffer that is on loan until the last view of the array dies.
 py::array empty(const Shape& shape, const py::dtype& dtype) {
     if (dtype.attr("hasobject").cast<bool>())
         throw py::type_error("dtype must not hold objects");
@@ -402,13 +412,10 @@ py::array empty(const Shape& shape, const py::dtype& dtype) {
             throw std::bad_alloc();
         bytes *= static_cast<std::size_t>(n);
     }
-    auto buffer = std::make_unique<Memory>(BufferPool::instance().take(bytes));
-    void* const data = buffer->data();
-    const py::capsule owner(buffer.get(), [](void* pointer) {
-        const std::unique_ptr<Memory> memory(static_cast<Memory*>(pointer));
-        BufferPool::instance().give(std::move(*memory));
-    });
-    (void)buffer.release(); // the capsule's from here on
+    auto loan = std::make_unique<Loan>(bytes);
+    void* const data = loan->memory.data();
+    const py::capsule owner(loan.get(), [](void* pointer) { delete static_cast<Loan*>(pointer); });
+    [[maybe_unused]] const Loan* const owned = loan.release();
     return py::array(dtype, std::vector<py::ssize_t>(shape.begin(), shape.end()), data, owner);
 }
 
@@ -457,6 +464,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         py::arg("bytes"));
     m.def("cache_limit", [] { return BufferPool::instance().limit(); });
     m.def("cached_bytes", [] { return BufferPool::instance().idle_bytes(); });
+    m.def("workspace_bytes", &total_workspace_bytes);
     m.def(
         "clear_cache", [] { return BufferPool::instance().clear() + release_workspaces(); },
         py::call_guard<py::gil_scoped_release>());

@@ -30,7 +30,40 @@ constexpr auto kCheckInterval = std::chrono::milliseconds(50);
 // Nobody gets thousands; OpenMP's library ends the process where it cannot start a thread.
 const int kMostThreads = std::max(16, 2 * static_cast<int>(std::thread::hardware_concurrency()));
 
-using Workspaces = std::array<Memory, static_cast<std::size_t>(Slot::count)>;
+std::atomic<std::size_t> bytes_of_workspaces{0};
+
+// Memory that only grows, counted.
+class Workspace {
+public:
+    Workspace() = default;
+    Workspace(Workspace&&) = default;
+    Workspace& operator=(Workspace&& other) noexcept {
+        release();
+        memory_ = std::move(other.memory_);
+        return *this;
+    }
+    ~Workspace() { release(); }
+
+    void* reserve(std::size_t bytes) {
+        if (bytes > memory_.size()) {
+            release();
+            memory_ = BufferPool::instance().allocate(bytes < kHugePage ? bytes : whole_huge_pages(bytes));
+            bytes_of_workspaces += memory_.size();
+        }
+        return memory_.data();
+    }
+
+    std::size_t release() noexcept {
+        const std::size_t bytes = std::exchange(memory_, Memory()).size();
+        bytes_of_workspaces -= bytes;
+        return bytes;
+    }
+
+private:
+    Memory memory_;
+};
+
+using Workspaces = std::array<Workspace, static_cast<std::size_t>(Slot::count)>;
 
 thread_local Workspaces workspaces;
 
@@ -48,8 +81,8 @@ private:
 
 std::size_t release_own_workspaces() {
     std::size_t bytes = 0;
-    for (Memory& memory : workspaces)
-        bytes += std::exchange(memory, Memory()).size();
+    for (Workspace& workspace : workspaces)
+        bytes += workspace.release();
     return bytes;
 }
 
@@ -152,12 +185,11 @@ void Parallel::run_erased(Index tasks, int threads, Erased body, const void* con
 }
 
 void* workspace_bytes(Slot slot, std::size_t bytes) {
-    Memory& memory = workspaces[static_cast<std::size_t>(slot)];
-    if (bytes > memory.size()) {
-        memory = Memory();
-        memory = BufferPool::instance().allocate(bytes < kHugePage ? bytes : whole_huge_pages(bytes));
-    }
-    return memory.data();
+    return workspaces[static_cast<std::size_t>(slot)].reserve(bytes);
+}
+
+std::size_t total_workspace_bytes() {
+    return bytes_of_workspaces;
 }
 
 std::size_t release_workspaces() {

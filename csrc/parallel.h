@@ -58,4 +58,7 @@ T* workspace(Slot slot, Index count) {
 // soon as they have nothing to do. Not to be called by a kernel, which may be using them.
 std::size_t release_workspaces();
 
+// Of all threads.
+std::size_t total_workspace_bytes();
+
 } // namespace fastconv

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fastconv.errors import SettingError
 from fastconv.machine import usable_memory
 
-SMALLEST = 1 << 20  # bytes
+SMALLEST = 1 << 17  # bytes: from here on, malloc often takes new pages for an array
 MOST_BY_DEFAULT = 1 << 30
 SHARE_BY_DEFAULT = 16  # one part in so many of the memory there is
 
@@ -66,7 +66,7 @@ def clear_cache() -> int:
 
     See Also
     --------
-    show_config : says how many bytes of buffers are kept, and the limit.
+    show_config : says how many bytes of buffers are kept and may be kept, and how many of temporary memory.
     """
     pool = _pool()
     return 0 if pool is None else pool.clear_cache()
@@ -102,7 +102,11 @@ def describe() -> dict[str, Any]:
         return {"unavailable": str(error)}
     if pool is None:
         return {"unavailable": "there is no compiled module"}
-    return {"bytes": pool.cached_bytes(), "limit": pool.cache_limit()}
+    return {
+        "bytes": pool.cached_bytes(),
+        "limit": pool.cache_limit(),
+        "workspaces": pool.workspace_bytes(),
+    }
 
 
 @cache

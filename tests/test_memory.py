@@ -120,7 +120,7 @@ def test_out_needs_no_buffer():
     assert _native.cached_bytes() == 0
 
 
-@pytest.mark.parametrize("size", [1, 1.01, 1.99, 2, 3.3, 7.9, 8.1, 33])
+@pytest.mark.parametrize("size", [0.13, 1, 1.01, 1.99, 2, 3.3, 7.9, 8.1, 33])
 def test_little_is_wasted(size):
     wanted = megabytes(size).nbytes
     assert wanted <= _native.cached_bytes() <= wanted * 1.125 + 4096
@@ -194,12 +194,39 @@ def test_clear_cache_releases_workspaces():
     np.testing.assert_array_equal(fastconv.conv2d(x, weight, backend="cpp"), y)
 
 
+WORKSPACES = """
+import time
+import numpy as np, fastconv
+
+def workspaces():
+    return fastconv.show_config("dicts")["cache"]["workspaces"]
+
+x, weight = np.ones((8, 64, 56, 56), np.float32), np.ones((64, 64, 3, 3), np.float32)
+with fastconv.config_context(threads=4):
+    for _ in range(20):
+        fastconv.conv2d(x, weight, out=np.empty((8, 64, 54, 54), np.float32), backend="cpp")
+before = workspaces()
+released = fastconv.clear_cache()
+until = time.monotonic() + 10
+while workspaces() and time.monotonic() < until:
+    time.sleep(0.01)
+print(released < before, workspaces())
+"""
+
+
+def test_clear_cache_releases_the_workspaces_of_workers():
+    """Though they are asleep, and not only when they are used again."""
+    assert run_python(WORKSPACES, FASTCONV_THREAD_POOL="own") == "True 0"
+
+
 def test_show_config(capsys):
     y = copied()
-    assert fastconv.show_config("dicts")["cache"] == {"bytes": 0, "limit": 64 * MIB}
+    cache = fastconv.show_config("dicts")["cache"]
+    assert (cache["bytes"], cache["limit"]) == (0, 64 * MIB)
+    assert cache["workspaces"] >= 0
     del y
     fastconv.show_config()
-    assert f"cache:      bytes: {X.nbytes}, limit: {64 * MIB}\n" in capsys.readouterr().out
+    assert f"cache:      bytes: {X.nbytes}, limit: {64 * MIB}, workspaces: " in capsys.readouterr().out
 
 
 # --- the environment ---
@@ -210,7 +237,9 @@ y = fastconv.avg_pool1d(np.ones((1, 1 << 19)), 1)
 owner = y if y.base is None else y.base
 print(owner.flags.owndata, end=" ")
 del y, owner
-print(*fastconv.show_config("dicts")["cache"].values())
+cache = fastconv.show_config("dicts")["cache"]
+cache.pop("workspaces", None)
+print(*cache.values())
 """
 
 

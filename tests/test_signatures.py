@@ -107,6 +107,28 @@ def test_documentation(name):
         assert parameter in documented, f"{name} does not document {parameter}"
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("available_backends", ""),
+        ("clear_cache", ""),
+        ("config_context", "*, threads=None, algorithm=None, workspace_limit=None, deterministic=None"),
+        ("get_num_threads", ""),
+        ("set_backend", "name"),
+        ("set_num_threads", "n"),
+        ("show_config", "mode='stdout'"),
+        ("use_backend", "name"),
+    ],
+)
+def test_signatures_of_settings(name, parameters):
+    found = inspect.signature(find(name)).parameters.values()
+    bare = [str(p.replace(annotation=p.empty)) for p in found if p.kind is not p.KEYWORD_ONLY]
+    bare += ["*"] * ("*" in parameters)
+    bare += [str(p.replace(annotation=p.empty)) for p in found if p.kind is p.KEYWORD_ONLY]
+    assert ", ".join(bare) == parameters
+    assert name in fastconv.__all__
+
+
 def test_every_operation_is_listed_and_public():
     operations = {name for name in NAMES if not name.startswith("grad.")}
     assert operations <= set(fastconv.__all__)

@@ -416,16 +416,18 @@ alive = [make(i) for i in range(4)]
 make(9)
 stop = threading.Event()
 
-def disturb():  # has the pool's lock as often as can be
+def disturb():  # has the pool's lock as often as can be, and not the interpreter's
     while not stop.is_set():
         memory.empty((1 << 18,), FLOAT)
+        for _ in range(100):
+            clear_cache()
 
 for _ in range(2):
     threading.Thread(target=disturb, daemon=True).start()
-for _ in range(30):
+for _ in range(120):
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(10)
         good = all((array == i).all() for i, array in enumerate(alive))
         alive.clear()
         mine = [make(7) for _ in range(6)]

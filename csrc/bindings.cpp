@@ -401,13 +401,14 @@ struct Loan {
 };
 
 // An array in a buffer that is on loan until the last view of the array dies.
-py::array empty(const Shape& shape, const py::dtype& dtype) {
+py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
     if (dtype.attr("hasobject").cast<bool>())
         throw py::type_error("dtype must not hold objects");
     auto bytes = static_cast<std::size_t>(dtype.itemsize());
-    for (const Index n : shape) {
+    for (const py::ssize_t n : shape) {
         if (n < 0)
-            throw py::value_error("shape must not be negative, got " + text(shape));
+            throw py::value_error("shape must not be negative, got " +
+                                  text(shape.data(), shape.data() + shape.size()));
         if (n != 0 && bytes > static_cast<std::size_t>(PTRDIFF_MAX) / static_cast<std::size_t>(n))
             throw std::bad_alloc();
         bytes *= static_cast<std::size_t>(n);
@@ -416,7 +417,7 @@ py::array empty(const Shape& shape, const py::dtype& dtype) {
     void* const data = loan->memory.data();
     const py::capsule owner(loan.get(), [](void* pointer) { delete static_cast<Loan*>(pointer); });
     [[maybe_unused]] const Loan* const owned = loan.release();
-    return py::array(dtype, std::vector<py::ssize_t>(shape.begin(), shape.end()), data, owner);
+    return py::array(dtype, shape, data, owner);
 }
 
 py::tuple available_isas() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ class Call(NamedTuple):
 
     def empty(self, shape: Shape, dtype: DType) -> Array:
         """An uninitialised array; sizes beyond the address space give `MemoryError` like any other that do not fit."""
+        if self.xp is np and math.prod(shape) * dtype.itemsize < memory.SMALLEST:
+            return np.empty(shape, dtype)
         try:
             return (memory if self.xp is np else self.xp).empty(shape, dtype)
         except ValueError as error:

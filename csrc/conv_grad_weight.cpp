@@ -20,6 +20,7 @@ namespace {
 
 constexpr Index kTasksWanted = 16;                   // enough for any number of threads that this serves well
 constexpr Index kPartialBytes = 64 << 20;            // for the partial sums of all parts
+constexpr Index kMostExchanged = 256;                // inputs whose sums stay in cache, though they are many
 constexpr Index kRowsPerPass = 12;                   // input channels of which the tiles make whole blocks
 constexpr Index kLongestChunk = 128;                 // pixels
 constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
@@ -37,12 +38,14 @@ double tile_efficiency(Index inputs, Index outputs) {
 template <class T>
 class GradWeight {
 public:
-    GradWeight(const ConvGeometry& g, const GatherProblem<T>& forward, const T* x, const T* grad_y)
-        : g_(g), plan_(forward.plans.front()), source_size_(forward.source_size), x_(x), grad_y_(grad_y),
-          tile_(tiles<T>()), vectors_(outer_vectors<T>(g.group_outputs())), width_(vectors_ * tile_.lanes),
-          inputs_(g.group_inputs()), outputs_(g.group_outputs()), taps_(volume(g.kernel)),
-          pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)), partial_(inputs_ * taps_ * width_),
-          step_(std::min(plan_.axes[2].step, source_size_[2])) {
+    // `exchanged` says that x and grad_y are each in the other's place.
+    GradWeight(const ConvGeometry& g, const GatherProblem<T>& forward, const T* x, const T* grad_y,
+               bool exchanged)
+        : exchanged_(exchanged), g_(g), plan_(forward.plans.front()), source_size_(forward.source_size),
+          x_(x), grad_y_(grad_y), tile_(tiles<T>()), vectors_(outer_vectors<T>(g.group_outputs())),
+          width_(vectors_ * tile_.lanes), inputs_(g.group_inputs()), outputs_(g.group_outputs()),
+          taps_(volume(g.kernel)), pixels_(plan_.outputs()), blocks_(ceil_div(outputs_, width_)),
+          partial_(inputs_ * taps_ * width_), step_(std::min(plan_.axes[2].step, source_size_[2])) {
         chunk_ = std::clamp<Index>(65536 / (inputs_ * step_), 64, kLongestChunk);
         chunks_ = ceil_div(pixels_, chunk_);
         const Index owners = g.groups * blocks_;
@@ -67,9 +70,15 @@ public:
             std::transform(total, total + partial_, sum,
                            [](Total<T> value) { return static_cast<T>(value); });
             const Index group = owner / blocks_, first = owner % blocks_ * width_;
-            const Index rows = inputs_ * taps_;
-            tile_.transpose(sum, width_, rows, std::min(width_, outputs_ - first),
-                            grad_weight + (group * outputs_ + first) * rows, rows, rows);
+            const Index rows = inputs_ * taps_, columns = std::min(width_, outputs_ - first);
+            if (exchanged_) {
+                for (Index row = 0; row < rows; ++row)
+                    std::copy_n(sum + row * width_, columns,
+                                grad_weight + (group * rows + row) * outputs_ + first);
+                return;
+            }
+            tile_.transpose(sum, width_, rows, columns, grad_weight + (group * outputs_ + first) * rows, rows,
+                            rows);
         });
     }
 
@@ -88,12 +97,13 @@ private:
         for (Index unit = units * part / parts_; unit < end; ++unit) {
             const Index image = unit / chunks_;
             const Range chunk{unit % chunks_ * chunk_, std::min(pixels_, (unit % chunks_ + 1) * chunk_)};
-            const T* g =
-                grad_y_ + (image * g_.out_channels + group * outputs_ + first) * pixels_ + chunk.begin;
-            tile_.transpose(g, pixels_, std::min(width_, outputs_ - first), chunk.size(), turned, width_,
-                            width_);
+            tile_.transpose(gradients(group, first, unit), pixels_, std::min(width_, outputs_ - first),
+                            chunk.size(), turned, width_, width_);
             const T* x = x_ + (image * g_.in_channels + group * inputs_) * plane;
-            Index t = 0;
+            const T* next_g = unit + 1 == end ? nullptr : gradients(group, first, unit + 1);
+            const Index rows = std::min(width_, outputs_ - first),
+                        calls = taps_ * ceil_div(inputs_, kRowsPerPass);
+            Index t = 0, calls_done = 0;
             plan_.for_each_tap([&](const GatherTap& d, const GatherTap& h, const GatherTap& w) {
                 find_segments(chunk, d.offset, h.offset, w.offset, segments);
                 OuterProducts<T> call{};
@@ -109,6 +119,17 @@ private:
                     call.x = x + c * plane;
                     call.d = sums + (c * taps_ + t) * width_;
                     call.rows = static_cast<int>(std::min(kRowsPerPass, inputs_ - c));
+                    // The next rows of x, which the first tap reads first, and a share of the next chunk.
+                    if (t == 0 && !segments.empty()) {
+                        const Index begin = segments.front().x_offset;
+                        const Index length = segments.back().x_offset + segments.back().count * step_ - begin;
+                        fetch(x + c * plane + begin, plane,
+                              {kRowsPerPass, std::min(2 * kRowsPerPass, inputs_ - c)}, length);
+                    }
+                    if (next_g != nullptr)
+                        fetch(next_g, pixels_, {calls_done * rows / calls, (calls_done + 1) * rows / calls},
+                              chunk_);
+                    ++calls_done;
                     tile_.outer(call);
                 }
                 ++t;
@@ -120,6 +141,20 @@ private:
                 summed = summed_pixels = 0;
             }
         }
+    }
+
+    // grad_y of the first of a block's channels, where a chunk of pixels begins.
+    const T* gradients(Index group, Index first, Index unit) const {
+        return grad_y_ + (unit / chunks_ * g_.out_channels + group * outputs_ + first) * pixels_ +
+               unit % chunks_ * chunk_;
+    }
+
+    // Elements [0, length) of some rows into the second-level cache.
+    static void fetch(const T* from, Index stride, const Range& rows, Index length) {
+        constexpr Index kElements = 64 / static_cast<Index>(sizeof(T)); // of a cache line
+        for (Index row = rows.begin; row < rows.end; ++row)
+            for (Index i = 0; i < length; i += kElements)
+                __builtin_prefetch(from + row * stride + i, 0, 2);
     }
 
     // The stretches of the chunk's rows on which the tap with these offsets reads inside the input.
@@ -140,6 +175,7 @@ private:
         }
     }
 
+    const bool exchanged_;
     const ConvGeometry& g_;
     const GatherPlan& plan_;
     const Size3 source_size_;
@@ -168,10 +204,18 @@ void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeo
     if (by_winograd && (algorithm == Algorithm::winograd || winograd_grad_weight_pays(forward)) &&
         winograd_grad_weight(forward, grad_weight, threads))
         return;
-    if (window_grad_weight_applies(forward, tile_efficiency<T>(forward.sources, forward.results)))
+    if (window_grad_weight_applies(forward, tile_efficiency<T>(forward.sources, forward.results))) {
         window_grad_weight(forward, grad_weight, threads);
-    else
-        GradWeight<T>(g, forward, x, grad_y).run(grad_weight, threads);
+    } else if (g.is_pointwise() && g.out_channels > g.in_channels && g.group_outputs() <= kMostExchanged) {
+        // Either of x and grad_y may be the one that is turned: the smaller.
+        ConvGeometry exchanged = g;
+        std::swap(exchanged.in_channels, exchanged.out_channels);
+        const GatherProblem<T> backward =
+            forward_problem<T>(exchanged, grad_y, nullptr, nullptr, Activation::none, const_cast<T*>(x));
+        GradWeight<T>(exchanged, backward, grad_y, x, true).run(grad_weight, threads);
+    } else {
+        GradWeight<T>(g, forward, x, grad_y, false).run(grad_weight, threads);
+    }
 }
 
 #define INSTANTIATE(T) \

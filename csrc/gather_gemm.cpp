@@ -19,6 +19,7 @@ namespace {
 
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
+constexpr Index kMostUnitsPerTask = 8;
 
 // A run of pixels of one panel, neighbours in a row of one image.
 struct Run {
@@ -30,9 +31,10 @@ struct Run {
 // One plan's share of the packed weights and of the tasks.
 struct PlanLayout {
     const GatherPlan* plan;
-    std::vector<Index> taps; // kernel positions in the order of the panel's rows
-    Index weights;           // offset of its packed weights
-    Index panels, panels_per_task, row_splits;
+    std::vector<Index> taps;              // kernel positions in the order of the panel's rows
+    Index weights;                        // offset of its packed weights
+    Index panels, panels_per_unit, units; // of a group; the panels of a unit share a pass over the weights
+    Index units_per_task, row_splits;
     Index first_task, tasks;
     Index chunk; // channels
 };
@@ -52,7 +54,7 @@ public:
             layout.weights = weights;
             layout.first_task = tasks;
             weights += p_.groups * blocks_ * p_.sources * plan.taps() * tile_.rows;
-            panel_elements = std::max(panel_elements, layout.panels_per_task * panel_size(layout));
+            panel_elements = std::max(panel_elements, layout.panels_per_unit * panel_size(layout));
             tasks += layout.tasks;
             layouts_.push_back(std::move(layout));
         }
@@ -70,22 +72,26 @@ public:
                 std::upper_bound(layouts_.begin(), layouts_.end(), task,
                                  [](Index t, const PlanLayout& l) { return t < l.first_task; });
             const PlanLayout& layout = *(after - 1);
-            multiply_panels(layout, task - layout.first_task);
+            run_task(layout, task - layout.first_task);
         });
     }
 
 private:
     PlanLayout layout_of(const GatherPlan& plan) const {
-        PlanLayout l{&plan, plan.kernel_positions(p_.kernel), 0, 0, 0, 0, 0, 0, 0};
+        PlanLayout l{};
+        l.plan = &plan;
+        l.taps = plan.kernel_positions(p_.kernel);
         const Index longest = std::max<Index>(1, kDepthOfChunk / plan.taps());
         l.chunk = ceil_div(p_.sources, ceil_div(p_.sources, longest));
         l.panels = ceil_div(p_.batch * plan.outputs(), tile_.columns);
         // Several panels share one pass over the weights, but every thread should have work.
         const Index wanted = l.chunk * plan.taps() <= 600 ? 4 : 2;
-        l.panels_per_task = std::clamp<Index>(l.panels * p_.groups / (2 * threads_), 1, wanted);
-        const Index groups_of_panels = ceil_div(l.panels, l.panels_per_task) * p_.groups;
-        l.row_splits = groups_of_panels >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
-        l.tasks = groups_of_panels * l.row_splits;
+        l.panels_per_unit = std::clamp<Index>(l.panels * p_.groups / (2 * threads_), 1, wanted);
+        l.units = ceil_div(l.panels, l.panels_per_unit);
+        const Index all = l.units * p_.groups;
+        l.row_splits = all >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
+        l.units_per_task = std::clamp<Index>(all / (8 * threads_), 1, kMostUnitsPerTask);
+        l.tasks = p_.groups * ceil_div(l.units, l.units_per_task) * l.row_splits;
         return l;
     }
 
@@ -131,24 +137,45 @@ private:
         }
     }
 
-    void multiply_panels(const PlanLayout& l, Index task) const {
-        const Index split = task % l.row_splits;
-        const Index unit = task / l.row_splits;
-        const Index units = ceil_div(l.panels, l.panels_per_task);
-        const Index group = unit / units, first_panel = unit % units * l.panels_per_task;
-        const Index panels = std::min(l.panels_per_task, l.panels - first_panel);
+    // The pixels of some panels, and where their results belong.
+    struct Unit {
+        std::vector<std::vector<Run>> runs;
+        std::vector<std::vector<Piece>> pieces;
+    };
+
+    Unit unit_of(const PlanLayout& l, Index group, Index i) const {
+        Unit unit;
+        const Index end = std::min(l.panels, (i + 1) * l.panels_per_unit);
+        for (Index panel = i * l.panels_per_unit; panel < end; ++panel) {
+            unit.runs.push_back(runs_of(*l.plan, group, panel));
+            std::vector<Piece>& pieces = unit.pieces.emplace_back();
+            for (const Run& run : unit.runs.back())
+                pieces.push_back(run.piece);
+        }
+        return unit;
+    }
+
+    void run_task(const PlanLayout& l, Index task) const {
+        const Index split = task % l.row_splits, tasks_of_group = ceil_div(l.units, l.units_per_task);
+        const Index group = task / l.row_splits / tasks_of_group;
+        const Index first = task / l.row_splits % tasks_of_group * l.units_per_task;
+        const Index end = std::min(l.units, first + l.units_per_task);
         const Index per_split = ceil_div(blocks_, l.row_splits);
         const Range blocks{split * per_split, std::min(blocks_, (split + 1) * per_split)};
-        const Index taps = l.plan->taps();
-        T* buffer = workspace<T>(Slot::panels, panel_elements_);
+        Unit unit = unit_of(l, group, first);
+        for (Index i = first; i < end; ++i) {
+            Unit next = i + 1 < end ? unit_of(l, group, i + 1) : Unit{};
+            multiply_unit(l, group, blocks, unit, next);
+            unit = std::move(next);
+        }
+    }
 
-        std::vector<std::vector<Run>> runs(static_cast<std::size_t>(panels));
-        std::vector<std::vector<Piece>> pieces(runs.size());
+    void multiply_unit(const PlanLayout& l, Index group, const Range& blocks, const Unit& unit,
+                       const Unit& next) const {
+        const Index taps = l.plan->taps(), panels = static_cast<Index>(unit.runs.size());
+        T* buffer = workspace<T>(Slot::panels, panel_elements_);
         for (Index j = 0; j < panels; ++j) {
-            runs[j] = runs_of(*l.plan, group, first_panel + j);
-            for (const Run& run : runs[j])
-                pieces[j].push_back(run.piece);
-            const Piece& end = pieces[j].back();
+            const Piece& end = unit.pieces[j].back();
             if (end.column + end.count < tile_.columns) // columns that no run fills
                 std::fill_n(buffer + j * panel_size(l), panel_size(l), T{});
         }
@@ -160,30 +187,62 @@ private:
                       ? workspace<T>(Slot::results, blocks.size() * panels * tile_size)
                       : nullptr;
         for (Index c = 0; c < p_.sources; c += l.chunk) {
-            const Index channels = std::min(l.chunk, p_.sources - c);
+            const Index channels = std::min(l.chunk, p_.sources - c), depth = channels * taps;
+            const bool last = c + channels == p_.sources;
             for (Index j = 0; j < panels; ++j)
-                pack_panel(*l.plan, runs[j], c, channels, buffer + j * panel_size(l));
+                pack_panel(*l.plan, unit.runs[j], c, channels, buffer + j * panel_size(l));
+            const NextLines lines(*this, l, last ? next : unit, last ? 0 : c + channels);
+            std::size_t fetched = 0;
             for (Index block = blocks.begin; block < blocks.end; ++block) {
                 const T* a = packed(l, group, block) + c * taps * tile_.rows;
                 for (Index j = 0; j < panels; ++j) {
-                    TileStore<T> store = final_store(l, group, block, pieces[static_cast<std::size_t>(j)]);
+                    TileStore<T> store = final_store(l, group, block, unit.pieces[j]);
                     store.first = c == 0;
-                    store.last = c + channels == p_.sources;
-                    const T* b = buffer + j * panel_size(l);
-                    if (sums == nullptr) {
-                        tile_.multiply(a, b, channels * taps, store);
-                        if (store.last && !in_tile(p_.activation))
-                            activate(store);
-                    } else {
-                        T* kept = sums + ((block - blocks.begin) * panels + j) * tile_size;
-                        tile_.multiply(a, b, channels * taps, whole_.at(kept, store.first));
-                        if (store.last)
-                            scatter(kept, store);
+                    store.last = last;
+                    T* kept =
+                        sums == nullptr ? nullptr : sums + ((block - blocks.begin) * panels + j) * tile_size;
+                    if (kept != nullptr && !last)
+                        store = whole_.at(kept, store.first);
+                    else if (kept != nullptr) {
+                        store.first = true;
+                        store.before = kept;
                     }
+                    // The weights of the next block, and then what the next panels will be packed from.
+                    const T* b = buffer + j * panel_size(l);
+                    if (j == 0)
+                        tile_.multiply(a, b, depth, store, a + p_.sources * taps * tile_.rows,
+                                       tile_.rows * static_cast<Index>(sizeof(T)));
+                    else if (fetched < lines.from.size())
+                        tile_.multiply(a, b, depth, store, lines.from[fetched++], lines.step);
+                    else
+                        tile_.multiply(a, b, depth, store, b, 0);
+                    if (last && !in_tile(p_.activation))
+                        activate(store);
                 }
             }
         }
     }
+
+    // The lines of a unit's sources for one tap, channel by channel: what packing will read.
+    struct NextLines {
+        NextLines(const GatherGemm& gemm, const PlanLayout& l, const Unit& unit, Index channel) {
+            const auto& [d, h, w] = l.plan->axes;
+            if (l.plan->taps() > 1)
+                return;
+            const Index plane = volume(gemm.p_.source_size);
+            step = plane * static_cast<Index>(sizeof(T));
+            for (const std::vector<Run>& runs : unit.runs)
+                for (const Run& run : runs)
+                    from.push_back(gemm.p_.source + run.source + channel * plane +
+                                   ((run.d * d.step + d.taps[0].offset) * h.source_size + run.h * h.step +
+                                    h.taps[0].offset) *
+                                       w.source_size +
+                                   run.w * w.step + w.taps[0].offset);
+        }
+
+        std::vector<const T*> from;
+        Index step = 0;
+    };
 
     // Where a tile's results belong.
     TileStore<T> final_store(const PlanLayout& l, Index group, Index block,
@@ -199,18 +258,6 @@ private:
         store.bias = p_.bias == nullptr ? nullptr : p_.bias + row;
         store.activation = p_.activation;
         return store;
-    }
-
-    // Complete sums to where they belong, with bias and activation.
-    void scatter(const T* sums, const TileStore<T>& store) const {
-        for (int i = 0; i < store.rows; ++i)
-            for (int p = 0; p < store.piece_count; ++p) {
-                const T* from = sums + i * tile_.columns + store.pieces[p].column;
-                T* to = store.y + i * store.row_stride + store.pieces[p].offset;
-                const T bias = store.bias == nullptr ? T{} : store.bias[i];
-                for (int j = 0; j < store.pieces[p].count; ++j)
-                    to[j * store.column_step] = activated(from[j] + bias, p_.activation);
-            }
     }
 
     void activate(const TileStore<T>& store) const {
@@ -274,9 +321,10 @@ private:
                         const T* from = p_.source + run.source + channel * plane;
                         if (valid.size() > 0)
                             from += (sd * h.source_size + sh) * w.source_size + start + valid.begin * w.step;
+                        // The next panel most likely goes on in the same rows.
                         tile_.pack_run(from, plane, w.step, out, taps * tile_.columns, channels,
                                        static_cast<int>(valid.begin), static_cast<int>(valid.end),
-                                       run.piece.count);
+                                       run.piece.count, tile_.columns * w.step);
                         out += tile_.columns;
                     }
                 }

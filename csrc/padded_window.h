@@ -116,7 +116,7 @@ private:
                 const T* first = valid.size() > 0 ? from + start + valid.begin * w.step : from;
                 tile.pack_run(first, w.source_size, w.step, slice + column, row_elements, inside.size(),
                               static_cast<int>(valid.begin), static_cast<int>(valid.end),
-                              static_cast<int>(count));
+                              static_cast<int>(count), 0);
             }
     }
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from fastconv.backends import load
+from fastconv.config import config_context
 from fastconv.geometry import (
     ConvGeometry,
     PoolGeometry,
@@ -18,10 +20,17 @@ from fastconv.geometry import (
     conv_transpose_geometry,
     pool_geometry,
 )
-from fastconv.testing import make_problem
+from fastconv.testing import Problem, check_kernel, make_problem
 
 # Expected results serve every backend and instruction set.
 problem = functools.cache(make_problem)
+
+
+def check_direct(backend: str, found: Problem) -> None:
+    """`check_kernel` by direct summation, whose bound is the narrowest, also where others would be faster."""
+    with config_context(algorithm="direct"):
+        check_kernel(load(backend), found)
+
 
 Shape = tuple[int, ...]
 

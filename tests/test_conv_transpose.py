@@ -5,13 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import TRANSPOSED, params, problem
+from cases import TRANSPOSED, check_direct, params, problem
 
 import fastconv
 from fastconv import ShapeError
 from fastconv.activations import ACTIVATIONS
-from fastconv.backends import load
-from fastconv.testing import check_kernel, gradcheck
+from fastconv.testing import gradcheck
 
 BY_NAME = {case.name: case for case in TRANSPOSED}
 NUMERIC = params(tuple(case for case in TRANSPOSED if not isinstance(case.padding, str)))
@@ -37,14 +36,14 @@ def operands(case, dtype=np.float64):
 @pytest.mark.parametrize("case", params(TRANSPOSED))
 @pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
 def test_kernel(kernel, case, dtype, backend):
-    check_kernel(load(backend), problem(kernel, case.geometry, dtype))
+    check_direct(backend, problem(kernel, case.geometry, dtype))
 
 
 @pytest.mark.parametrize("case", params(TRANSPOSED))
 @pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
 def test_whole_numbers_are_exact(kernel, case, backend):
     bias = kernel != "conv_grad_weight"
-    check_kernel(load(backend), problem(kernel, case.geometry, "float32", data="integer", bias=bias))
+    check_direct(backend, problem(kernel, case.geometry, "float32", data="integer", bias=bias))
 
 
 def pairs(case):

@@ -29,6 +29,24 @@ INLINE void store_lanes(T* p, int count, Vector<T> v) {
         _mm256_maskstore_epi64((long long*)p, lane_mask<T>(0, count), (__m256i)v);
 }
 
+// p[2*j] = v[j] for j in [0, count).
+template <class T>
+INLINE void store_every_second(T* p, int count, Vector<T> v) {
+    constexpr int L = kLanes<T>;
+    const Vector<T> parts[2] = {interleave_low<T>(v, v), interleave_high<T>(v, v)};
+    for (int i = 0; i < 2; ++i) {
+        const __m256i within = lane_mask<T>(0, 2 * count - i * L);
+        if constexpr (sizeof(T) == 4)
+            _mm256_maskstore_epi32((int*)p + i * L,
+                                   _mm256_and_si256(within, _mm256_setr_epi32(-1, 0, -1, 0, -1, 0, -1, 0)),
+                                   (__m256i)parts[i]);
+        else
+            _mm256_maskstore_epi64((long long*)p + i * L,
+                                   _mm256_and_si256(within, _mm256_setr_epi64x(-1, 0, -1, 0)),
+                                   (__m256i)parts[i]);
+    }
+}
+
 // Stores to an aligned address without reading the line first; finish_stores before anybody else looks.
 template <class T>
 INLINE void store_past_caches(T* p, Vector<T> v) {

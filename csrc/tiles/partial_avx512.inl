@@ -23,6 +23,21 @@ INLINE void store_lanes(T* p, int count, Vector<T> v) {
         _mm512_mask_storeu_epi64(p, (__mmask8)mask, (__m512i)v);
 }
 
+// p[2*j] = v[j] for j in [0, count).
+template <class T>
+INLINE void store_every_second(T* p, int count, Vector<T> v) {
+    constexpr int L = kLanes<T>;
+    const unsigned even = 0x55555555u & lane_mask<T>(0, 2 * count < 32 ? 2 * count : 31);
+    const Vector<T> low = interleave_low<T>(v, v), high = interleave_high<T>(v, v);
+    if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_epi32(p, (__mmask16)even, (__m512i)low);
+        _mm512_mask_storeu_epi32(p + L, (__mmask16)(even >> L), (__m512i)high);
+    } else {
+        _mm512_mask_storeu_epi64(p, (__mmask8)even, (__m512i)low);
+        _mm512_mask_storeu_epi64(p + L, (__mmask8)(even >> L), (__m512i)high);
+    }
+}
+
 // Stores to an aligned address without reading the line first; finish_stores before anybody else looks.
 template <class T>
 INLINE void store_past_caches(T* p, Vector<T> v) {

@@ -6,7 +6,8 @@
 //   OUTER_SUMS
 //   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of
 //                              a vector at p, zero elsewhere; store_lanes(p, count, v); both touch nothing
-//                              else; store_past_caches(p, v) and finish_stores()
+//                              else; store_every_second(p, count, v); store_past_caches(p, v) and
+//                              finish_stores()
 // Vectors travel through inlined functions only, so no calling convention depends on the instruction set.
 
 #define INLINE inline __attribute__((always_inline))
@@ -38,8 +39,9 @@ INLINE Vector<T> broadcast(T value) {
     return value - Vector<T>{};
 }
 
-#include PARTIAL_ACCESS
 #include "shuffles.inl"
+
+#include PARTIAL_ACCESS
 
 // NaN passes through all of them, as it does in NumPy.
 template <class T>
@@ -64,7 +66,8 @@ INLINE Vector<T> activate(Vector<T> v, Activation activation) {
 
 // Sums stay in R x VECTORS registers; each step loads VECTORS vectors of b and broadcasts R values of a.
 template <class T, int R>
-INLINE void multiply_rows(const T* a, const T* b, Index depth, Vector<T> (&sums)[R][VECTORS]) {
+INLINE void multiply_rows(const T* a, const T* b, Index depth, const char* ahead, Index ahead_bytes,
+                          Vector<T> (&sums)[R][VECTORS]) {
     constexpr int L = kLanes<T>;
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
@@ -72,6 +75,8 @@ INLINE void multiply_rows(const T* a, const T* b, Index depth, Vector<T> (&sums)
         for (int j = 0; j < VECTORS; ++j)
             sums[i][j] = Vector<T>{};
     for (Index k = 0; k < depth; ++k) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += ahead_bytes;
         Vector<T> columns[VECTORS];
 #pragma GCC unroll 4
         for (int j = 0; j < VECTORS; ++j)
@@ -98,17 +103,25 @@ INLINE Vector<T> finish(Vector<T> v, const TileStore<T>& s, int row) {
 }
 
 template <class T, int R>
-INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<T>& s) {
+INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
+                           Index ahead_bytes) {
     constexpr int L = kLanes<T>;
     Vector<T> sums[R][VECTORS];
-    multiply_rows<T, R>(a, b, depth, sums);
+    for (int i = 0; i < s.rows; ++i)
+        for (int p = 0; p < s.piece_count; ++p)
+            __builtin_prefetch(s.y + i * s.row_stride + s.pieces[p].offset, 1);
+    multiply_rows<T, R>(a, b, depth, (const char*)ahead, ahead_bytes, sums);
+    if (s.before != nullptr)
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j)
+                sums[i][j] += load(s.before + (i * VECTORS + j) * L);
 
     bool whole = s.column_step == 1 && s.piece_count == VECTORS;
     for (int j = 0; j < s.piece_count && whole; ++j)
         whole = s.pieces[j].column == j * L && s.pieces[j].count == L;
     if (whole) {
-        for (int j = 0; j < VECTORS; ++j)
-            __builtin_prefetch(s.y + s.pieces[j].offset, 1);
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             if (i >= s.rows)
@@ -142,6 +155,10 @@ INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<
                 store_lanes<T>(y, piece.count, finish<T>(v, s, i));
                 continue;
             }
+            if (s.column_step == 2 && s.first) {
+                store_every_second<T>(y, piece.count, finish<T>(v, s, i));
+                continue;
+            }
             if (!s.first) {
                 T before[L] = {};
                 for (int j = 0; j < piece.count; ++j)
@@ -157,35 +174,42 @@ INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<
 }
 
 template <class T>
-void multiply(const T* a, const T* b, Index depth, const TileStore<T>& s) {
+void multiply(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
+              Index ahead_bytes) {
     if (s.rows > ROWS / 2)
-        multiply_store<T, ROWS>(a, b, depth, s);
+        multiply_store<T, ROWS>(a, b, depth, s, ahead, ahead_bytes);
     else if (s.rows > ROWS / 4)
-        multiply_store<T, ROWS / 2>(a, b, depth, s);
+        multiply_store<T, ROWS / 2>(a, b, depth, s, ahead, ahead_bytes);
     else
-        multiply_store<T, ROWS / 4>(a, b, depth, s);
+        multiply_store<T, ROWS / 4>(a, b, depth, s, ahead, ahead_bytes);
 }
 
 // --- packing -----------------------------------------------------------------------------------------------
 
 template <class T>
 void pack_run(const T* src, Index src_stride, Index step, T* dst, Index dst_stride, Index channels, int first,
-              int last, int count) {
+              int last, int count, Index ahead) {
     constexpr int L = kLanes<T>;
     if (first >= last) {
         for (Index c = 0; c < channels; ++c, dst += dst_stride)
             store_lanes<T>(dst, count, Vector<T>{});
     } else if (step == 1 && first == 0 && last == L) {
-        for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride)
+        for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride) {
+            __builtin_prefetch(src + ahead);
             store(dst, load(src));
+        }
     } else if (step == 1) {
-        for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride)
+        for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride) {
+            __builtin_prefetch(src + ahead);
             store_lanes<T>(dst, count, load_lanes<T>(src - first, first, last));
+        }
     } else if (step == 2) {
         // Lanes 0, 2, 4, ... of two vectors; the second holds source elements L and up.
         const int end = 2 * last - 1;
         src -= 2 * first;
         for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride) {
+            __builtin_prefetch(src + ahead);
+            __builtin_prefetch(src + ahead + L);
             const Vector<T> low = load_lanes<T>(src, 2 * first, end < L ? end : L);
             const Vector<T> high =
                 end > L ? load_lanes<T>(src + L, 2 * first > L ? 2 * first - L : 0, end - L) : Vector<T>{};

@@ -21,8 +21,8 @@ struct Piece {
 // Codes of fastconv.activations, in its order.
 enum class Activation { none, relu, relu6, leaky_relu, elu, sigmoid, tanh, silu };
 
-// Where and how a product tile is stored. Sums may come in several parts, the first overwriting what is
-// there.
+// Where and how a product tile is stored. Sums may come in several parts: the first overwrites what is there,
+// or what came before lies elsewhere.
 template <class T>
 struct TileStore {
     T* y;              // row 0
@@ -32,6 +32,7 @@ struct TileStore {
     int piece_count;
     int rows;              // 1 .. Tiles::rows
     bool first, last;      // overwrite / finish
+    const T* before;       // sums to add, row by row and side by side as whole tiles are, or null
     const T* bias;         // one value per row, or null; added with the last part
     Activation activation; // one of none .. leaky_relu; applied with the last part
 };
@@ -94,14 +95,16 @@ struct Tiles {
     int rows, columns; // the product tile; columns are whole vectors
     int outer_vectors; // the widest block of outer products
 
-    // y tile (+)= a * b, where a is [depth][rows] and b is [depth][columns], both packed.
-    void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store);
+    // y tile (+)= a * b, where a is [depth][rows] and b is [depth][columns], both packed. Each step fetches
+    // the line at `ahead` into the second-level cache, the next one `ahead_bytes` further.
+    void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store, const void* ahead,
+                     Index ahead_bytes);
 
     // For each of `channels`: dst[j] = src[(j - first)*step] for j in [first, last), 0 for the other j in [0,
     // count); count <= lanes. Then src += src_stride, dst += dst_stride. Nothing outside these elements is
-    // touched.
+    // touched; the lines at src + ahead are fetched.
     void (*pack_run)(const T* src, Index src_stride, Index step, T* dst, Index dst_stride, Index channels,
-                     int first, int last, int count);
+                     int first, int last, int count, Index ahead);
 
     // dst[j*dst_stride + i] = i < rows ? src[i*src_stride + j] : 0 for i in [0, width), j in [0, length).
     void (*transpose)(const T* src, Index src_stride, Index rows, Index length, T* dst, Index dst_stride,

@@ -103,6 +103,79 @@ INLINE Vector<T> finish(Vector<T> v, const TileStore<T>& s, int row) {
 }
 
 template <class T, int R>
+INLINE void finish_rows(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+    if (!s.last || (s.bias == nullptr && s.activation == Activation::none))
+        return;
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+        if (i >= s.rows)
+            break;
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j)
+            sums[i][j] = finish<T>(sums[i][j], s, i);
+    }
+}
+
+// Stores whole vectors of each row.
+template <class T, int R>
+INLINE void store_whole(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+    if (!s.first)
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            if (i >= s.rows)
+                break;
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; ++j)
+                sums[i][j] += load(s.y + i * s.row_stride + s.pieces[j].offset);
+        }
+    finish_rows<T, R>(sums, s);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+        if (i >= s.rows)
+            break;
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j)
+            store(s.y + i * s.row_stride + s.pieces[j].offset, sums[i][j]);
+    }
+}
+
+// Pieces start at any column: pass through memory. The last piece's load may reach one vector beyond the
+// tile.
+template <class T, int R>
+INLINE void store_pieces(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+    constexpr int L = kLanes<T>;
+    T staged[R][(VECTORS + 1) * L];
+    if (s.first)
+        finish_rows<T, R>(sums, s);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j)
+            store(&staged[i][j * L], sums[i][j]);
+        store(&staged[i][VECTORS * L], Vector<T>{});
+    }
+    for (int p = 0; p < s.piece_count; ++p) {
+        const Piece piece = s.pieces[p];
+        for (int i = 0; i < s.rows; ++i) {
+            T* y = s.y + i * s.row_stride + piece.offset;
+            const Vector<T> v = load(&staged[i][piece.column]);
+            if (s.first && s.column_step == 1) {
+                store_lanes<T>(y, piece.count, v);
+            } else if (s.first && s.column_step == 2) {
+                store_every_second<T>(y, piece.count, v);
+            } else {
+                T lanes[L] = {};
+                for (int j = 0; j < piece.count && !s.first; ++j)
+                    lanes[j] = y[j * s.column_step];
+                store(lanes, s.first ? v : finish<T>(v + load(lanes), s, i));
+                for (int j = 0; j < piece.count; ++j)
+                    y[j * s.column_step] = lanes[j];
+            }
+        }
+    }
+}
+
+template <class T, int R>
 INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
                            Index ahead_bytes) {
     constexpr int L = kLanes<T>;
@@ -121,56 +194,10 @@ INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<
     bool whole = s.column_step == 1 && s.piece_count == VECTORS;
     for (int j = 0; j < s.piece_count && whole; ++j)
         whole = s.pieces[j].column == j * L && s.pieces[j].count == L;
-    if (whole) {
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            if (i >= s.rows)
-                break;
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j) {
-                T* y = s.y + i * s.row_stride + s.pieces[j].offset;
-                store(y, finish<T>(s.first ? sums[i][j] : sums[i][j] + load(y), s, i));
-            }
-        }
-        return;
-    }
-    // Pieces start at any column: pass through memory. The last piece's load may reach one vector beyond the
-    // tile.
-    T staged[R][(VECTORS + 1) * L];
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
-            store(&staged[i][j * L], sums[i][j]);
-        store(&staged[i][VECTORS * L], Vector<T>{});
-    }
-    for (int p = 0; p < s.piece_count; ++p) {
-        const Piece piece = s.pieces[p];
-        for (int i = 0; i < s.rows; ++i) {
-            T* y = s.y + i * s.row_stride + piece.offset;
-            Vector<T> v = load(&staged[i][piece.column]);
-            if (s.column_step == 1) {
-                if (!s.first)
-                    v += load_lanes<T>(y, 0, piece.count);
-                store_lanes<T>(y, piece.count, finish<T>(v, s, i));
-                continue;
-            }
-            if (s.column_step == 2 && s.first) {
-                store_every_second<T>(y, piece.count, finish<T>(v, s, i));
-                continue;
-            }
-            if (!s.first) {
-                T before[L] = {};
-                for (int j = 0; j < piece.count; ++j)
-                    before[j] = y[j * s.column_step];
-                v += load(before);
-            }
-            T after[L];
-            store(after, finish<T>(v, s, i));
-            for (int j = 0; j < piece.count; ++j)
-                y[j * s.column_step] = after[j];
-        }
-    }
+    if (whole)
+        store_whole<T, R>(sums, s);
+    else
+        store_pieces<T, R>(sums, s);
 }
 
 template <class T>

@@ -117,7 +117,7 @@ template <class T>
 void gather_gemm(const GatherProblem<T>& problem, int threads);
 
 // The weights of some source channels for result channels [first, first + width) of a group, zero beyond the
-// last: out[(source, tap)][width] for the kernel positions listed in `taps`, in their order.
+// last: out[(source, tap)][width] for the kernel positions listed in `taps`, in their order; zero for -1.
 template <class T>
 void pack_weight_block(const GatherProblem<T>& problem, const std::vector<Index>& taps, Index group,
                        Index first, Index width, const Range& sources, T* out);
@@ -134,7 +134,7 @@ int outer_vectors(Index channels) {
     return best;
 }
 
-// Windows of 3x3 (of any depth) without stride or dilation, many channels: Winograd's algorithm
+// Dense or dilated windows without stride, many channels: Winograd's algorithm
 // (winograd.cpp). False where a result would not be finite: a window's infinities and NaNs spread over the
 // tile then, and another algorithm has to compute it again.
 template <class T>

@@ -367,7 +367,7 @@ void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps
     for (Index c = 0; c < sources.size(); ++c) {
         tile.transpose(weight + c * p.source_stride, p.result_stride, rows, all_taps, turned, width, width);
         for (const Index tap : taps)
-            out = std::copy_n(turned + tap * width, width, out);
+            out = tap < 0 ? std::fill_n(out, width, T{}) : std::copy_n(turned + tap * width, width, out);
     }
 }
 

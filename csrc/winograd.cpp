@@ -1,8 +1,8 @@
 // Convolution by Winograd's F(4x4, 3x3): transformed patches v and transformed weights u meet in 36 matrix
 // products
 //     m[e][tile][result] = sum over sources of v[e][tile][source] * u[e][source][result],
-// which are transformed back into the result. Of a window of several slices each is a convolution of its own,
-// and the products of all are summed.
+// which are transformed back into the result. Larger windows are sums of such small ones (winograd.h),
+// dilated ones are dense in the phases of the images (phases.h).
 //
 // Where the weights are small beside the images, u is computed once and shared, and a task takes some tiles
 // from patches to results in its own memory. Where the transformed weights are larger than a cache and the
@@ -16,6 +16,7 @@
 #include "activation.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "phases.h"
 
 namespace fastconv {
 namespace {
@@ -34,15 +35,15 @@ public:
     Winograd(const GatherProblem<T>& problem, int threads)
         : p_(problem), plan_(problem.plans.front()), tile_(tiles<T>()), winograd_(winograd_tiles<T>()),
           grid_(p_.batch, plan_), vectors_(outer_vectors<T>(p_.results)), width_(vectors_ * tile_.lanes),
-          blocks_(ceil_div(p_.results, width_)), depths_(static_cast<Index>(plan_.axes[0].taps.size())),
-          channels_(round_up(p_.sources, tile_.lanes)), tile_stride_(odd_lines<T>(depths_ * channels_)),
-          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts * depths_ *
-                                          p_.sources * p_.results,
+          blocks_(ceil_div(p_.results, width_)), windows_(small_windows(plan_)),
+          channels_(round_up(p_.sources, tile_.lanes)), tile_stride_(odd_lines<T>(windows_ * channels_)),
+          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts *
+                                          windows_ * p_.sources * p_.results,
                                       threads)) {}
 
     bool run() {
         const Index tiles = grid_.tiles({0, grid_.runs});
-        const Index weights = kWinogradProducts * depths_ * p_.sources * blocks_ * width_;
+        const Index weights = kWinogradProducts * windows_ * p_.sources * blocks_ * width_;
         if (weights * static_cast<Index>(sizeof(T)) > kLargeWeights && tiles <= kFewTiles)
             share_patches();
         else
@@ -51,7 +52,7 @@ public:
     }
 
 private:
-    // u of a block of results: [e][depth, source][width], for `sources` of one depth, or all.
+    // u of a block of results: [e][depth, source][width], for `sources` of one window, or all.
     struct Filters {
         T* u;
         Index product_stride;
@@ -62,16 +63,16 @@ private:
     };
 
     void share_weights() {
-        const Index sums = depths_ * p_.sources, stride = odd_lines<T>(sums * width_);
+        const Index sums = windows_ * p_.sources, stride = odd_lines<T>(sums * width_);
         T* all = workspace<T>(Slot::weights, p_.groups * blocks_ * kWinogradProducts * stride);
         const Index parts = ceil_div(p_.sources, kSourcesPerPacking);
-        Parallel::run(p_.groups * blocks_ * depths_ * parts, threads_, [&](Index task) {
-            const Index part = task % parts, depth = task / parts % depths_, owner = task / parts / depths_;
+        Parallel::run(p_.groups * blocks_ * windows_ * parts, threads_, [&](Index task) {
+            const Index part = task % parts, window = task / parts % windows_, owner = task / parts / windows_;
             const Range sources{part * kSourcesPerPacking,
                                 std::min(p_.sources, (part + 1) * kSourcesPerPacking)};
             transform_weights(
-                owner / blocks_, owner % blocks_, depth, sources,
-                {all + owner * kWinogradProducts * stride + (depth * p_.sources + sources.begin) * width_,
+                owner / blocks_, owner % blocks_, window, sources,
+                {all + owner * kWinogradProducts * stride + (window * p_.sources + sources.begin) * width_,
                  stride});
         });
 
@@ -91,9 +92,9 @@ private:
                 const Filters filters{all + (group * blocks_ + block) * kWinogradProducts * stride, stride};
                 for_each_pass(runs, [&](const Range& pass, Index first) {
                     const Filters sums = products_of(pass);
-                    for (Index depth = 0; depth < depths_; ++depth)
-                        multiply(patches, first, grid_.tiles(pass), depth, {0, p_.sources},
-                                 {filters.u + depth * p_.sources * width_, stride}, sums);
+                    for (Index window = 0; window < windows_; ++window)
+                        multiply(patches, first, grid_.tiles(pass), window, {0, p_.sources},
+                                 {filters.u + window * p_.sources * width_, stride}, sums);
                     transform_results(group, block, pass, sums);
                 });
             }
@@ -116,11 +117,11 @@ private:
                 const Index u_stride = odd_lines<T>(kSourcesPerPiece * width_);
                 const Filters filters{workspace<T>(Slot::weights, kWinogradProducts * u_stride), u_stride};
                 const Filters sums = products_of(all);
-                for (Index depth = 0; depth < depths_; ++depth)
+                for (Index window = 0; window < windows_; ++window)
                     for (Index c = 0; c < p_.sources; c += kSourcesPerPiece) {
                         const Range sources{c, std::min(p_.sources, c + kSourcesPerPiece)};
-                        transform_weights(group, block, depth, sources, filters);
-                        multiply(patches, 0, grid_.tiles(all), depth, sources, filters, sums);
+                        transform_weights(group, block, window, sources, filters);
+                        multiply(patches, 0, grid_.tiles(all), window, sources, filters, sums);
                     }
                 transform_results(group, block, all, sums);
             });
@@ -140,32 +141,25 @@ private:
         return {workspace<T>(Slot::results, kWinogradProducts * stride), stride};
     }
 
-    void transform_weights(Index group, Index block, Index depth, const Range& sources,
+    void transform_weights(Index group, Index block, Index window, const Range& sources,
                            const Filters& filters) const {
-        const auto& [d, h, w] = plan_.axes;
-        std::vector<Index> taps;
-        for (Index i = 0; i < 3; ++i)
-            for (Index j = 0; j < 3; ++j)
-                taps.push_back((d.taps[static_cast<std::size_t>(depth)].kernel_position * p_.kernel[1] +
-                                tap_in_order(h, i).kernel_position) *
-                                   p_.kernel[2] +
-                               tap_in_order(w, j).kernel_position);
+        const auto& taps = small_window(plan_, p_.kernel, window).taps;
         T* packed = workspace<T>(Slot::partial, sources.size() * 9 * width_);
-        pack_weight_block(p_, taps, group, block * width_, width_, sources, packed);
+        pack_weight_block(p_, {taps.begin(), taps.end()}, group, block * width_, width_, sources, packed);
         winograd_.transform_filters(packed, sources.size(), width_, filters.u, filters.product_stride);
     }
 
     void transform_all_patches(Index group, const Range& runs, const Range& sources,
                                const Patches& patches) const {
         T* staging = workspace<T>(Slot::staging, winograd_staging<T>());
-        for (Index depth = 0; depth < depths_; ++depth)
-            transform_patches(p_, grid_, runs, group, plan_.axes[0].taps[static_cast<std::size_t>(depth)],
-                              sources, patches.v + depth * channels_, patches.product_stride, tile_stride_,
-                              staging);
+        for (Index window = 0; window < windows_; ++window)
+            transform_patches(p_, grid_, runs, group, small_window(plan_, p_.kernel, window), sources,
+                              patches.v + window * channels_, patches.product_stride, tile_stride_, staging);
     }
 
-    // Adds to the sums, or begins them, the products with some sources of one depth; `filters` are theirs.
-    void multiply(const Patches& patches, Index first_tile, Index tiles, Index depth, const Range& sources,
+    // Adds to the sums, or begins them, the products with some sources of one small window; `filters` are
+    // theirs.
+    void multiply(const Patches& patches, Index first_tile, Index tiles, Index window, const Range& sources,
                   const Filters& filters, const Filters& sums) const {
         OuterProducts<T> call{};
         call.x_stride = tile_stride_;
@@ -175,7 +169,7 @@ private:
         call.vectors = vectors_;
         for (Index e = 0; e < kWinogradProducts; ++e) {
             const T* v = patches.v + e * patches.product_stride + first_tile * tile_stride_ +
-                         depth * channels_ + sources.begin;
+                         window * channels_ + sources.begin;
             const T* u = filters.u + e * filters.product_stride;
             call.d = sums.u + e * sums.product_stride;
             for (Index c = 0; c < sources.size(); c += kDepthOfChunk) {
@@ -184,7 +178,7 @@ private:
                 call.g = u + c * width_;
                 call.segments = &segment;
                 call.segment_count = 1;
-                call.first = depth == 0 && sources.begin + c == 0;
+                call.first = window == 0 && sources.begin + c == 0;
                 if (e + 1 < kWinogradProducts) {
                     constexpr Index kBytes = sizeof(T);
                     call.ahead[0] = {call.g + filters.product_stride, segment.count * width_ * kBytes / tiles,
@@ -243,18 +237,24 @@ private:
     const TileGrid grid_;
     const int vectors_;
     const Index width_, blocks_; // of results
-    const Index depths_;
+    const Index windows_;
     const Index channels_;    // sources in whole vectors
     const Index tile_stride_; // between the patches of neighbouring tiles
     const int threads_;
     std::atomic<bool> finite_{true};
 };
 
-bool three_neighbours(const GatherAxis& axis) {
-    if (axis.taps.size() != 3 || axis.step != 1 || axis.out_step != 1 || axis.out_start != 0)
+// Whether the taps read equidistant elements, and the results are dense.
+bool equidistant(const GatherAxis& axis) {
+    const Index first = axis.taps.front().offset;
+    if (axis.taps.size() < 2 || axis.step != 1 || axis.out_step != 1 || axis.out_start != 0 ||
+        first % tap_distance(axis) != 0)
         return false;
-    const Index step = axis.taps[1].offset - axis.taps[0].offset;
-    return (step == 1 || step == -1) && axis.taps[2].offset - axis.taps[1].offset == step;
+    const Index distance = axis.taps[1].offset - first;
+    for (std::size_t i = 0; i < axis.taps.size(); ++i)
+        if (axis.taps[i].offset != first + static_cast<Index>(i) * distance)
+            return false;
+    return true;
 }
 
 } // namespace
@@ -265,12 +265,16 @@ bool winograd_applies(const GatherProblem<T>& p) {
         p.results < kFewestChannels)
         return false;
     const auto& [d, h, w] = p.plans.front().axes;
-    return d.out_step == 1 && d.out_start == 0 && three_neighbours(h) && three_neighbours(w);
+    const bool flat = d.source_size == 1 && d.outputs == 1 && d.taps.size() == 1;
+    return d.out_step == 1 && d.out_start == 0 && equidistant(h) && equidistant(w) &&
+           (flat || !is_dilated(p));
 }
 
 template <class T>
 bool winograd_pays(const GatherProblem<T>& p) {
     constexpr double kTransformedElement = 22, kPackedWeight = 60, kPackedPixel = 12; // multiply-adds
+    if (is_dilated(p))
+        return winograd_pays(problem_of_phases(p));
     const double filters = winograd_filter_elements(p);
     if (filters * static_cast<double>(p.groups) * sizeof(T) > kMostFilterBytes)
         return false;
@@ -284,10 +288,24 @@ bool winograd_pays(const GatherProblem<T>& p) {
 
 template <class T>
 bool winograd(const GatherProblem<T>& problem, int threads) {
-    if constexpr (std::is_floating_point_v<T>)
-        return Winograd<T>(problem, threads).run();
-    else
+    if constexpr (std::is_floating_point_v<T>) {
+        if (!is_dilated(problem))
+            return Winograd<T>(problem, threads).run();
+        GatherProblem<T> dense = problem_of_phases(problem);
+        const Index sources = problem.groups * problem.sources, results = problem.groups * problem.results;
+        const GatherPlan& plan = problem.plans.front();
+        T* source = workspace<T>(Slot::places, dense.batch * sources * volume(dense.source_size));
+        T* result = workspace<T>(Slot::positions, dense.batch * results * volume(dense.result_size));
+        dense.source = source;
+        dense.result = result;
+        split_phases(problem.source, problem.batch, sources, problem.source_size, plan, source, threads);
+        if (!Winograd<T>(dense, threads).run())
+            return false;
+        join_phases(result, problem.batch, results, problem.result_size, plan, problem.result, threads);
+        return true;
+    } else {
         return false;
+    }
 }
 
 #define INSTANTIATE(T)                                       \

@@ -81,6 +81,45 @@ Index winograd_staging() {
     return 2 * kWinogradPatch * round_up(columns, lanes) * lanes;
 }
 
+// The tap of a window's axis that reads the i-th of neighbouring elements.
+inline const GatherTap& tap_in_order(const GatherAxis& axis, Index i) {
+    const bool ascending = axis.taps.front().offset <= axis.taps.back().offset;
+    const Index last = static_cast<Index>(axis.taps.size()) - 1;
+    return axis.taps[static_cast<std::size_t>(ascending ? i : last - i)];
+}
+
+// A window of 3x3, or what is left for the last ones, of one slice of a larger window: where its first tap
+// reads, and its taps' kernel positions, -1 where the larger window has none. The larger window's convolution
+// is the sum of theirs.
+struct SmallWindow {
+    Index depth, row, column; // offsets
+    std::array<Index, 9> taps;
+};
+
+inline Index small_windows(const GatherPlan& plan) {
+    const auto& [d, h, w] = plan.axes;
+    return static_cast<Index>(d.taps.size()) * ceil_div(static_cast<Index>(h.taps.size()), 3) *
+           ceil_div(static_cast<Index>(w.taps.size()), 3);
+}
+
+inline SmallWindow small_window(const GatherPlan& plan, const Size3& kernel, Index i) {
+    const auto& [d, h, w] = plan.axes;
+    const Index height = static_cast<Index>(h.taps.size()), width = static_cast<Index>(w.taps.size());
+    const Index across = ceil_div(width, 3), down = ceil_div(height, 3);
+    const Index row = i / across % down * 3, column = i % across * 3;
+    const GatherTap& depth = d.taps[static_cast<std::size_t>(i / across / down)];
+    SmallWindow small{depth.offset, tap_in_order(h, row).offset, tap_in_order(w, column).offset, {}};
+    for (Index j = 0; j < 9; ++j) {
+        const Index y = row + j / 3, x = column + j % 3;
+        small.taps[static_cast<std::size_t>(j)] =
+            y < height && x < width
+                ? (depth.kernel_position * kernel[1] + tap_in_order(h, y).kernel_position) * kernel[2] +
+                      tap_in_order(w, x).kernel_position
+                : -1;
+    }
+    return small;
+}
+
 // Multiply-adds of a group's products, and what takes as long as transforming its patches and results. Tiles
 // that overhang and lanes that no channel fills are computed as well.
 template <class T>
@@ -90,32 +129,24 @@ double winograd_work(const GatherProblem<T>& p) {
     const TileGrid grid(p.batch, plan);
     const Index lanes = tiles<T>().lanes, width = outer_vectors<T>(p.results) * lanes;
     const double tiles = static_cast<double>(grid.tiles({0, grid.runs}));
-    const double depths = static_cast<double>(plan.axes[0].taps.size());
+    const double windows = static_cast<double>(small_windows(plan));
     const double results = static_cast<double>(round_up(p.results, width));
-    const double patches = depths * static_cast<double>(round_up(p.sources, lanes));
-    return tiles * (kWinogradProducts * depths * static_cast<double>(p.sources) * results +
+    const double patches = windows * static_cast<double>(round_up(p.sources, lanes));
+    return tiles * (kWinogradProducts * windows * static_cast<double>(p.sources) * results +
                     kTransformedTile * (patches + results));
 }
 
 // Elements of a group's transformed weights.
 template <class T>
 double winograd_filter_elements(const GatherProblem<T>& p) {
-    return static_cast<double>(kWinogradProducts * static_cast<Index>(p.plans.front().axes[0].taps.size()) *
-                               p.sources * p.results);
+    return static_cast<double>(kWinogradProducts * small_windows(p.plans.front()) * p.sources * p.results);
 }
 
-// The tap of a window's axis that reads the i-th of neighbouring elements.
-inline const GatherTap& tap_in_order(const GatherAxis& axis, Index i) {
-    const bool ascending = axis.taps.front().offset <= axis.taps.back().offset;
-    const Index last = static_cast<Index>(axis.taps.size()) - 1;
-    return axis.taps[static_cast<std::size_t>(ascending ? i : last - i)];
-}
-
-// The patches that some runs of tiles read of `channels` sources of a group, at one tap of the depth, to
+// The patches that some runs of tiles read of `channels` sources of a group through one small window, to
 // to[e*product_stride + t*tile_stride + channel].
 template <class T>
 void transform_patches(const GatherProblem<T>& p, const TileGrid& grid, const Range& runs, Index group,
-                       const GatherTap& depth, const Range& channels, T* to, Index product_stride,
+                       const SmallWindow& window, const Range& channels, T* to, Index product_stride,
                        Index tile_stride, T* staging) {
     const auto& [d, h, w] = p.plans.front().axes;
     const Index plane = volume(p.source_size), lanes = tiles<T>().lanes;
@@ -126,16 +157,12 @@ void transform_patches(const GatherProblem<T>& p, const TileGrid& grid, const Ra
     call.tile_stride = tile_stride;
     call.staging = staging;
     // Where the run's first patch begins in the first channel; a slice beyond the source has no rows.
-    const auto slice_of = [&](const TileRun& run) { return run.slice * d.step + depth.offset; };
+    const auto slice_of = [&](const TileRun& run) { return run.slice * d.step + window.depth; };
     const auto inside = [&](const TileRun& run) {
         return slice_of(run) >= 0 && slice_of(run) < d.source_size;
     };
-    const auto row_of = [&](const TileRun& run) {
-        return run.row * kWinogradResults + tap_in_order(h, 0).offset;
-    };
-    const auto column_of = [&](const TileRun& run) {
-        return run.column * kWinogradResults + tap_in_order(w, 0).offset;
-    };
+    const auto row_of = [&](const TileRun& run) { return run.row * kWinogradResults + window.row; };
+    const auto column_of = [&](const TileRun& run) { return run.column * kWinogradResults + window.column; };
     const auto plane_of = [&](const TileRun& run) {
         return ((run.image * p.groups + group) * p.sources + channels.begin) * plane +
                (inside(run) ? slice_of(run) : 0) * h.source_size * w.source_size;

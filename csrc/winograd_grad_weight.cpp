@@ -6,10 +6,12 @@
 // A block of tiles is transformed by all threads and then shared. The products are divided into panels, some
 // sources by a block of results, and where these are few, also by tiles into parts that are added in order:
 // both by the shape only. If one block holds all tiles a panel's products never leave its task.
+#include <algorithm>
 #include <atomic>
 
 #include "kernels.h"
 #include "parallel.h"
+#include "phases.h"
 #include "winograd.h"
 
 namespace fastconv {
@@ -27,15 +29,14 @@ public:
         : p_(forward), plan_(forward.plans.front()), grad_weight_(grad_weight), tile_(tiles<T>()),
           winograd_(winograd_tiles<T>()), grid_(p_.batch, plan_), vectors_(outer_vectors<T>(p_.results)),
           width_(vectors_ * tile_.lanes), blocks_(ceil_div(p_.results, width_)),
-          depths_(static_cast<Index>(plan_.axes[0].taps.size())),
-          channels_(round_up(p_.sources, tile_.lanes)), tile_stride_(odd_lines<T>(depths_ * channels_)),
-          runs_per_block_(grid_.runs_of(kTilesPerBlock)),
-          rows_(std::clamp(round_up(depths_ * p_.sources * blocks_ / kTasksWanted, kFewestRows), kFewestRows,
+          windows_(small_windows(plan_)), channels_(round_up(p_.sources, tile_.lanes)),
+          tile_stride_(odd_lines<T>(windows_ * channels_)), runs_per_block_(grid_.runs_of(kTilesPerBlock)),
+          rows_(std::clamp(round_up(windows_ * p_.sources * blocks_ / kTasksWanted, kFewestRows), kFewestRows,
                            kMostRows)),
-          panels_per_depth_(ceil_div(p_.sources, rows_)), panels_(depths_ * panels_per_depth_ * blocks_),
+          panels_per_window_(ceil_div(p_.sources, rows_)), panels_(windows_ * panels_per_window_ * blocks_),
           panel_stride_(odd_lines<T>(rows_ * width_)), parts_(ceil_div(kTasksWanted, panels_)),
-          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts * depths_ *
-                                          p_.sources * p_.results,
+          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts *
+                                          windows_ * p_.sources * p_.results,
                                       threads)) {}
 
     bool run() {
@@ -74,15 +75,15 @@ private:
         Index patch_stride, gradient_stride; // from one e to the next
     };
 
-    // The sources and results of a panel, and the depth of its taps.
+    // The sources and results of a panel, and its small window.
     struct Panel {
-        Index depth, block;
+        Index window, block;
         Range sources;
     };
 
     Panel panel_of(Index i) const {
-        const Index first = i / blocks_ % panels_per_depth_ * rows_;
-        return {i / blocks_ / panels_per_depth_, i % blocks_, {first, std::min(p_.sources, first + rows_)}};
+        const Index first = i / blocks_ % panels_per_window_ * rows_;
+        return {i / blocks_ / panels_per_window_, i % blocks_, {first, std::min(p_.sources, first + rows_)}};
     }
 
     void transform_block(Index group, const Range& runs) {
@@ -96,9 +97,9 @@ private:
             const Range run{runs.begin + task, runs.begin + task + 1};
             const Index tile = grid_.tiles({runs.begin, run.begin});
             T* staging = workspace<T>(Slot::staging, winograd_staging<T>());
-            for (Index depth = 0; depth < depths_; ++depth)
-                transform_patches(p_, grid_, run, group, plan_.axes[0].taps[static_cast<std::size_t>(depth)],
-                                  {0, p_.sources}, block_.patches + tile * tile_stride_ + depth * channels_,
+            for (Index window = 0; window < windows_; ++window)
+                transform_patches(p_, grid_, run, group, small_window(plan_, p_.kernel, window),
+                                  {0, p_.sources}, block_.patches + tile * tile_stride_ + window * channels_,
                                   block_.patch_stride, tile_stride_, staging);
             transform_gradients(group, grid_.run(run.begin), tile, staging);
         });
@@ -141,7 +142,7 @@ private:
         call.first = first;
         for (Index e = 0; e < kWinogradProducts; ++e) {
             call.x = block_.patches + e * block_.patch_stride + tiles.begin * tile_stride_ +
-                     panel.depth * channels_ + panel.sources.begin;
+                     panel.window * channels_ + panel.sources.begin;
             call.g = block_.gradients + e * block_.gradient_stride +
                      (panel.block * block_.tiles + tiles.begin) * width_;
             call.d = sums + e * panel_stride_;
@@ -162,15 +163,21 @@ private:
         T* packed = workspace<T>(Slot::results, count * 9 * width_);
         if (!winograd_.transform_sums(sums, panel_stride_, count, width_, packed))
             finite_ = false;
-        const Index taps = depths_ * 9;
-        T* to = grad_weight_ + (group * p_.results + first) * p_.sources * taps + panel.sources.begin * taps +
-                panel.depth * 9;
-        if (depths_ == 1) {
+        const Index taps = volume(p_.kernel);
+        T* to = grad_weight_ + (group * p_.results + first) * p_.sources * taps + panel.sources.begin * taps;
+        if (taps == 9 && windows_ == 1) {
             tile_.transpose(packed, width_, count * 9, results, to, p_.sources * 9, count * 9);
             return;
         }
+        const SmallWindow window = small_window(plan_, p_.kernel, panel.window);
         for (Index c = 0; c < count; ++c)
-            tile_.transpose(packed + c * 9 * width_, width_, 9, results, to + c * taps, p_.sources * taps, 9);
+            for (Index row = 0; row < 3; ++row) {
+                const Index* positions = window.taps.data() + row * 3;
+                const Index columns = 3 - std::count(positions, positions + 3, -1);
+                if (columns > 0)
+                    tile_.transpose(packed + (c * 9 + row * 3) * width_, width_, columns, results,
+                                    to + c * taps + positions[0], p_.sources * taps, columns);
+            }
     }
 
     const GatherProblem<T>& p_;
@@ -181,11 +188,11 @@ private:
     const TileGrid grid_;
     const int vectors_;
     const Index width_, blocks_; // of results
-    const Index depths_;
+    const Index windows_;
     const Index channels_;    // sources in whole vectors
     const Index tile_stride_; // between the patches of neighbouring tiles
     const Index runs_per_block_;
-    const Index rows_, panels_per_depth_, panels_, panel_stride_, parts_;
+    const Index rows_, panels_per_window_, panels_, panel_stride_, parts_;
     const int threads_;
     Block block_{};
     std::atomic<bool> finite_{true};
@@ -196,6 +203,8 @@ private:
 template <class T>
 bool winograd_grad_weight_pays(const GatherProblem<T>& p) {
     constexpr double kTransformedElement = 11, kStart = 1.5e6, kDirect = 1.25; // multiply-adds; each of them
+    if (is_dilated(p))
+        return winograd_grad_weight_pays(problem_of_phases(p));
     const double filters = winograd_filter_elements(p);
     if (filters * sizeof(T) > kMostSumBytes)
         return false;
@@ -207,10 +216,22 @@ bool winograd_grad_weight_pays(const GatherProblem<T>& p) {
 
 template <class T>
 bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int threads) {
-    if constexpr (std::is_floating_point_v<T>)
-        return WinogradGradWeight<T>(forward, grad_weight, threads).run();
-    else
+    if constexpr (std::is_floating_point_v<T>) {
+        if (!is_dilated(forward))
+            return WinogradGradWeight<T>(forward, grad_weight, threads).run();
+        GatherProblem<T> dense = problem_of_phases(forward);
+        const Index sources = forward.groups * forward.sources, results = forward.groups * forward.results;
+        const GatherPlan& plan = forward.plans.front();
+        T* source = workspace<T>(Slot::places, dense.batch * sources * volume(dense.source_size));
+        T* result = workspace<T>(Slot::positions, dense.batch * results * volume(dense.result_size));
+        dense.source = source;
+        dense.result = result;
+        split_phases(forward.source, forward.batch, sources, forward.source_size, plan, source, threads);
+        split_phases<T>(forward.result, forward.batch, results, forward.result_size, plan, result, threads);
+        return WinogradGradWeight<T>(dense, grad_weight, threads).run();
+    } else {
         return false;
+    }
 }
 
 #define INSTANTIATE(T)                                                \

@@ -31,6 +31,11 @@ CASES = {
     "groups": (2, (2, 48, 10, 9), (51, 16, 3, 3), 3, 1),
     "three-slices": (3, (2, 17, 5, 9, 7), (18, 17, 3, 3, 3), 1, 1),
     "slices-of-padding": (3, (1, 16, 2, 6, 5), (16, 16, 2, 3, 3), 1, ((1, 2), (0, 1), (1, 1))),
+    "two-by-two": (2, (2, 18, 9, 11), (17, 18, 2, 2), 1, 1),
+    "four-by-two": (2, (1, 16, 9, 11), (16, 16, 4, 2), 1, (2, 1)),
+    "five-by-five": (2, (2, 17, 12, 13), (20, 17, 5, 5), 1, 2),
+    "three-by-seven": (2, (1, 16, 9, 15), (33, 16, 3, 7), 1, ((1, 0), (2, 4))),
+    "five-by-five-by-two": (3, (1, 16, 3, 9, 8), (16, 16, 2, 5, 5), 1, ((0, 1), (2, 2), (2, 2))),
     "many-images": (2, (90, 16, 7, 9), (16, 16, 3, 3), 1, 1),
     "large-weights": (2, (2, 130, 9, 9), (300, 130, 3, 3), 1, 1),
     "three-dimensional": (3, (2, 16, 4, 9, 7), (16, 16, 1, 3, 3), 1, ((0, 0), (1, 1), (1, 1))),
@@ -43,9 +48,21 @@ def cpp(request):
         yield load("cpp")
 
 
+# The same with the dilation at the end.
+DILATED = {
+    "dilated": (2, (2, 16, 14, 17), (18, 16, 3, 3), 1, 2, 2),
+    "dilated-by-more-than-there-is": (2, (1, 16, 5, 3), (16, 16, 3, 3), 1, 4, 4),
+    "dilated-unevenly": (2, (2, 17, 13, 20), (16, 17, 3, 3), 1, ((2, 4), (3, 0)), (2, 3)),
+    "dilated-on-one-axis": (2, (1, 16, 9, 16), (16, 16, 3, 5), 1, (1, 6), (1, 3)),
+    "dilated-groups": (2, (2, 32, 11, 10), (34, 16, 3, 3), 2, 2, 2),
+}
+
+
 def problem(name, kernel, dtype, **options):
-    ndim, x_shape, weight_shape, groups, padding = CASES[name]
-    geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, 1, groups)
+    ndim, x_shape, weight_shape, groups, padding, dilation = (
+        (*CASES[name], 1) if name in CASES else DILATED[name]
+    )
+    geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, dilation, groups)
     found = make_problem(kernel, geometry, dtype, **options)
     bounds = [UNITS * bound for bound in found.bounds]
     if (
@@ -58,7 +75,7 @@ def problem(name, kernel, dtype, **options):
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *DILATED])
 def test_within_the_bound(name, kernel, dtype, cpp):
     with config_context(algorithm="winograd", threads=2):
         check_kernel(cpp, problem(name, kernel, dtype))
@@ -124,9 +141,9 @@ def test_same_bits_for_every_number_of_threads(cpp):
 @pytest.mark.parametrize(
     ("weight_shape", "options", "dtype"),
     [
-        ((16, 16, 5, 5), {}, np.float32),
+        ((16, 16, 1, 5), {}, np.float32),
         ((16, 16, 3, 3), {"stride": 2}, np.float32),
-        ((16, 16, 3, 3), {"dilation": 2}, np.float32),
+        ((16, 16, 3, 3), {"dilation": 2, "padding": 1}, np.float32),
         ((16, 8, 3, 3), {"groups": 2}, np.float32),
         ((16, 16, 3, 3), {}, np.int32),
     ],

@@ -1,0 +1,33 @@
+// A dilated convolution is several dense ones: every d-th row and column of an image makes an image of its
+// own, a phase, in which the taps of the window are neighbours.
+#pragma once
+
+#include "gather.h"
+
+namespace fastconv {
+
+// How far apart neighbouring taps read.
+inline Index tap_distance(const GatherAxis& axis) {
+    return axis.taps.size() < 2 ? 1 : std::abs(axis.taps[1].offset - axis.taps[0].offset);
+}
+
+template <class T>
+bool is_dilated(const GatherProblem<T>& p) {
+    return tap_distance(p.plans.front().axes[1]) > 1 || tap_distance(p.plans.front().axes[2]) > 1;
+}
+
+// The same convolution of all phases of the images, with sizes rounded up: what is too much reads zeros, or
+// is not used. The offsets must divide by the distance of the taps. Sources and results are still to be set.
+template <class T>
+GatherProblem<T> problem_of_phases(const GatherProblem<T>& problem);
+
+// phases[n][row phase][column phase][channel][rows / distance][columns / distance] of images [n][channel]
+// [rows][columns], for `size` = {1, rows, columns}; zeros where there is no such element. And the reverse.
+template <class T>
+void split_phases(const T* images, Index batch, Index channels, const Size3& size, const GatherPlan& plan,
+                  T* phases, int threads);
+template <class T>
+void join_phases(const T* phases, Index batch, Index channels, const Size3& size, const GatherPlan& plan,
+                 T* images, int threads);
+
+} // namespace fastconv

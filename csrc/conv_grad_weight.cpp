@@ -13,6 +13,7 @@
 #include "gather.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "phases.h"
 
 namespace fastconv {
 
@@ -192,9 +193,30 @@ private:
 
 } // namespace
 
+namespace {
+
+// Whether a 1x1 kernel has no padding under it.
+bool reads_inside(const ConvGeometry& g) {
+    for (std::size_t axis = 0; axis < 3; ++axis)
+        if (g.pad_low[axis] != 0 || (g.output[axis] - 1) * g.stride[axis] >= g.input[axis])
+            return false;
+    return true;
+}
+
+} // namespace
+
 template <class T>
 void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g, Algorithm algorithm,
                       int threads) {
+    if (volume(g.kernel) == 1 && !g.is_pointwise() && reads_inside(g)) {
+        ConvGeometry dense = g;
+        dense.input = g.output;
+        dense.stride = {1, 1, 1};
+        T* taken = workspace<T>(Slot::places, g.batch * g.in_channels * volume(g.output));
+        take_strided(x, g.batch * g.in_channels, g.input, g.stride, g.output, taken, threads);
+        conv_grad_weight(static_cast<const T*>(taken), grad_y, grad_weight, dense, algorithm, threads);
+        return;
+    }
     // The forward gather says which elements meet; grad_y stands where its results would.
     const GatherProblem<T> forward =
         forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y));

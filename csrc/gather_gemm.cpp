@@ -20,6 +20,7 @@ namespace {
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kBlocksPerPacking = 16;
 constexpr Index kMostUnitsPerTask = 8;
+constexpr Index kFarthest = 1024; // stride of windows that are turned
 
 // A run of pixels of one panel, neighbours in a row of one image.
 struct Run {
@@ -86,7 +87,7 @@ private:
         l.panels = ceil_div(p_.batch * plan.outputs(), tile_.columns);
         // Several panels share one pass over the weights, but every thread should have work.
         const Index wanted = l.chunk * plan.taps() <= 600 ? 4 : 2;
-        l.panels_per_unit = std::clamp<Index>(l.panels * p_.groups / (2 * threads_), 1, wanted);
+        l.panels_per_unit = std::clamp<Index>(l.panels * p_.groups / (3 * threads_), 1, wanted);
         l.units = ceil_div(l.panels, l.panels_per_unit);
         const Index all = l.units * p_.groups;
         l.row_splits = all >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
@@ -306,6 +307,7 @@ private:
                     T* panel) const {
         const auto& [d, h, w] = plan.axes;
         const Index plane = volume(p_.source_size), taps = plan.taps();
+        const bool turned = worth_turning(w);
         for (const Run& run : runs) {
             T* out = panel + run.piece.column;
             for (const GatherTap& td : d.taps) {
@@ -313,6 +315,16 @@ private:
                 for (const GatherTap& th : h.taps) {
                     const Index sh = run.h * h.step + th.offset;
                     const bool inside = sd >= 0 && sd < d.source_size && sh >= 0 && sh < h.source_size;
+                    if (turned) {
+                        for (Index c = 0; c < channels; ++c)
+                            turn_windows(w, run,
+                                         inside ? p_.source + run.source + (channel + c) * plane +
+                                                      (sd * h.source_size + sh) * w.source_size
+                                                : nullptr,
+                                         out + c * taps * tile_.columns);
+                        out += static_cast<Index>(w.taps.size()) * tile_.columns;
+                        continue;
+                    }
                     for (const GatherTap& tw : w.taps) {
                         const Index start = run.w * w.step + tw.offset;
                         Range valid{0, 0};
@@ -330,6 +342,34 @@ private:
                 }
             }
         }
+    }
+
+    // One row of taps of the windows of a run, which lie side by side in a source row (null: beyond the
+    // source) and are turned into columns.
+    void turn_windows(const GatherAxis& w, const Run& run, const T* row, T* out) const {
+        const Index taps = static_cast<Index>(w.taps.size()), start = run.w * w.step + w.taps.front().offset;
+        const Index length = (run.piece.count - 1) * w.step + taps;
+        const T* windows = nullptr;
+        if (row != nullptr && start >= 0 && start + length <= w.source_size) {
+            windows = row + start;
+        } else {
+            T* padded = workspace<T>(Slot::staging, length);
+            const Range valid = row == nullptr ? Range{0, 0} : valid_range(length, 1, start, w.source_size);
+            std::fill_n(padded, valid.begin, T{});
+            if (valid.size() > 0)
+                std::copy_n(row + start + valid.begin, valid.size(), padded + valid.begin);
+            std::fill_n(padded + valid.end, length - valid.end, T{});
+            windows = padded;
+        }
+        tile_.transpose(windows, w.step, run.piece.count, taps, out, tile_.columns, run.piece.count);
+    }
+
+    // Whether windows are so far apart, and of so many neighbouring taps, that turning them is faster than
+    // picking elements.
+    static bool worth_turning(const GatherAxis& w) {
+        const Index taps = static_cast<Index>(w.taps.size());
+        return w.step > 2 && taps >= 4 && w.step <= kFarthest &&
+               w.taps.back().offset == w.taps.front().offset + taps - 1;
     }
 
     const GatherProblem<T>& p_;

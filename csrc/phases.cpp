@@ -87,10 +87,32 @@ void join_phases(const T* phases, Index batch, Index channels, const Size3& size
     });
 }
 
+template <class T>
+void take_strided(const T* planes, Index count, const Size3& size, const Size3& stride, const Size3& output,
+                  T* taken, int threads) {
+    const Tiles<T>& tile = tiles<T>();
+    const Index lanes = tile.lanes;
+    // Where there is one output the stride may be anything: products with it must not overflow.
+    const Index down = std::min(stride[1], size[1]), across = std::min(stride[2], size[2]);
+    Parallel::run(count, workers_for(1, count, output, threads), [&](Index task) {
+        for (Index slice = 0; slice < output[0]; ++slice) {
+            const T* from =
+                planes + (task * size[0] + (slice > 0 ? slice * stride[0] : 0)) * size[1] * size[2];
+            T* to = taken + (task * output[0] + slice) * output[1] * output[2];
+            for (Index j = 0; j < output[2]; j += lanes) {
+                const int columns = static_cast<int>(std::min(lanes, output[2] - j));
+                tile.pack_run(from + j * across, down * size[2], across, to + j, output[2], output[1], 0,
+                              columns, columns, 0);
+            }
+        }
+    });
+}
+
 #define INSTANTIATE(T)                                                                            \
     template GatherProblem<T> problem_of_phases(const GatherProblem<T>&);                         \
     template void split_phases(const T*, Index, Index, const Size3&, const GatherPlan&, T*, int); \
-    template void join_phases(const T*, Index, Index, const Size3&, const GatherPlan&, T*, int);
+    template void join_phases(const T*, Index, Index, const Size3&, const GatherPlan&, T*, int);  \
+    template void take_strided(const T*, Index, const Size3&, const Size3&, const Size3&, T*, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

@@ -30,4 +30,9 @@ template <class T>
 void join_phases(const T* phases, Index batch, Index channels, const Size3& size, const GatherPlan& plan,
                  T* images, int threads);
 
+// The elements that a 1x1 convolution with these strides reads: planes of `output` from planes of `size`.
+template <class T>
+void take_strided(const T* planes, Index count, const Size3& size, const Size3& stride, const Size3& output,
+                  T* taken, int threads);
+
 } // namespace fastconv

@@ -67,7 +67,8 @@ private:
         T* all = workspace<T>(Slot::weights, p_.groups * blocks_ * kWinogradProducts * stride);
         const Index parts = ceil_div(p_.sources, kSourcesPerPacking);
         Parallel::run(p_.groups * blocks_ * windows_ * parts, threads_, [&](Index task) {
-            const Index part = task % parts, window = task / parts % windows_, owner = task / parts / windows_;
+            const Index part = task % parts, window = task / parts % windows_,
+                        owner = task / parts / windows_;
             const Range sources{part * kSourcesPerPacking,
                                 std::min(p_.sources, (part + 1) * kSourcesPerPacking)};
             transform_weights(

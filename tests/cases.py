@@ -195,6 +195,8 @@ CONVS = (
     Conv("wavenet-1d", (2, 8, 61), (12, 8, 2), 1, "causal", 4, smoke=True),
     Conv("video-3d", (1, 3, 4, 12, 11), (8, 3, 3, 3, 3), 1, 1, smoke=True),
     Conv("video-3d-strided", (1, 5, 6, 9, 10), (7, 5, 2, 3, 4), (1, 2, 3), (1, 0, 2)),
+    Conv("segmentation-far-windows", (2, 6, 23, 61), (7, 6, 4, 9), (3, 5), (2, 6)),
+    Conv("speech-1d-strided", (1, 5, 203), (6, 5, 15), 4, 7),
     # corners
     Conv("one-element", (1, 1, 1, 1), (1, 1, 1, 1), smoke=True),
     Conv("one-element-1d", (1, 1, 1), (1, 1, 1)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from fastconv.backends import load
@@ -315,3 +316,56 @@ ADAPTIVE = (
     Adaptive("three-dimensions", (1, 2, 5, 6, 7), (2, 4, 3)),
 )
 # fmt: on
+
+# --- Winograd's algorithm ---
+
+WINOGRAD_UNITS = 64 / 8  # of its bound, in those of direct summation, which `make_problem` gives
+
+# Sizes that leave rows, columns and panels of tiles unfinished; every padding; several images to a panel.
+WINOGRAD = {
+    "whole-tiles": (2, (2, 16, 8, 8), (16, 16, 3, 3), 1, 1),
+    "odd": (2, (3, 17, 13, 19), (21, 17, 3, 3), 1, 1),
+    "one-tile": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 1),
+    "one-result": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 0),
+    "no-padding": (2, (2, 19, 21, 6), (16, 19, 3, 3), 1, 0),
+    "much-padding": (2, (1, 16, 7, 5), (18, 16, 3, 3), 1, 2),
+    "uneven-padding": (2, (2, 16, 9, 11), (16, 16, 3, 3), 1, ((2, 0), (0, 2))),
+    "far-padding": (2, (1, 16, 4, 5), (16, 16, 3, 3), 1, ((9, 0), (0, 11))),
+    "wide": (2, (1, 16, 5, 150), (16, 16, 3, 3), 1, 1),
+    "deep": (2, (1, 600, 7, 9), (40, 600, 3, 3), 1, 1),
+    "many-results": (2, (1, 24, 6, 6), (333, 24, 3, 3), 1, 1),
+    "groups": (2, (2, 48, 10, 9), (51, 16, 3, 3), 3, 1),
+    "three-slices": (3, (2, 17, 5, 9, 7), (18, 17, 3, 3, 3), 1, 1),
+    "slices-of-padding": (3, (1, 16, 2, 6, 5), (16, 16, 2, 3, 3), 1, ((1, 2), (0, 1), (1, 1))),
+    "two-by-two": (2, (2, 18, 9, 11), (17, 18, 2, 2), 1, 1),
+    "four-by-two": (2, (1, 16, 9, 11), (16, 16, 4, 2), 1, (2, 1)),
+    "five-by-five": (2, (2, 17, 12, 13), (20, 17, 5, 5), 1, 2),
+    "three-by-seven": (2, (1, 16, 9, 15), (33, 16, 3, 7), 1, ((1, 0), (2, 4))),
+    "five-by-five-by-two": (3, (1, 16, 3, 9, 8), (16, 16, 2, 5, 5), 1, ((0, 1), (2, 2), (2, 2))),
+    "many-images": (2, (90, 16, 7, 9), (16, 16, 3, 3), 1, 1),
+    "large-weights": (2, (2, 130, 9, 9), (300, 130, 3, 3), 1, 1),
+    "three-dimensional": (3, (2, 16, 4, 9, 7), (16, 16, 1, 3, 3), 1, ((0, 0), (1, 1), (1, 1))),
+}
+
+
+# The same with the dilation at the end.
+WINOGRAD_DILATED = {
+    "dilated": (2, (2, 16, 14, 17), (18, 16, 3, 3), 1, 2, 2),
+    "dilated-by-more-than-there-is": (2, (1, 16, 5, 3), (16, 16, 3, 3), 1, 4, 4),
+    "dilated-unevenly": (2, (2, 17, 13, 20), (16, 17, 3, 3), 1, ((2, 4), (3, 0)), (2, 3)),
+    "dilated-on-one-axis": (2, (1, 16, 9, 16), (16, 16, 3, 5), 1, (1, 6), (1, 3)),
+    "dilated-groups": (2, (2, 32, 11, 10), (34, 16, 3, 3), 2, 2, 2),
+}
+
+
+def winograd_problem(name: str, kernel: str, dtype: str, **options: Any) -> Problem:
+    """With the bounds of Winograd's algorithm."""
+    ndim, x_shape, weight_shape, groups, padding, dilation = (
+        (*WINOGRAD[name], 1) if name in WINOGRAD else WINOGRAD_DILATED[name]
+    )
+    geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, dilation, groups)
+    found = make_problem(kernel, geometry, dtype, **options)
+    bounds = [WINOGRAD_UNITS * bound for bound in found.bounds]
+    if kernel == "conv_grad_weight":  # a filter's gradients come from the same products: so do their errors
+        bounds = [np.broadcast_to(bound.max((-2, -1), keepdims=True), bound.shape) for bound in bounds]
+    return found._replace(bounds=tuple(bounds))

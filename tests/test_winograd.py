@@ -2,44 +2,16 @@
 
 import numpy as np
 import pytest
+from cases import WINOGRAD, WINOGRAD_DILATED, winograd_problem
 from conftest import TARGETS, chosen
 
 import fastconv
 from fastconv import config_context
 from fastconv.backends import load
-from fastconv.geometry import conv_geometry
-from fastconv.testing import check_kernel, make_problem
+from fastconv.testing import check_kernel
 
 if not any(target.backend == "cpp" for target in TARGETS):
     pytest.skip("only the compiled backend has it", allow_module_level=True)
-
-UNITS = 64 / 8  # of its bound, in those of direct summation, which `make_problem` gives
-
-# Sizes that leave rows, columns and panels of tiles unfinished; every padding; several images to a panel.
-CASES = {
-    "whole-tiles": (2, (2, 16, 8, 8), (16, 16, 3, 3), 1, 1),
-    "odd": (2, (3, 17, 13, 19), (21, 17, 3, 3), 1, 1),
-    "one-tile": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 1),
-    "one-result": (2, (1, 16, 3, 3), (16, 16, 3, 3), 1, 0),
-    "no-padding": (2, (2, 19, 21, 6), (16, 19, 3, 3), 1, 0),
-    "much-padding": (2, (1, 16, 7, 5), (18, 16, 3, 3), 1, 2),
-    "uneven-padding": (2, (2, 16, 9, 11), (16, 16, 3, 3), 1, ((2, 0), (0, 2))),
-    "far-padding": (2, (1, 16, 4, 5), (16, 16, 3, 3), 1, ((9, 0), (0, 11))),
-    "wide": (2, (1, 16, 5, 150), (16, 16, 3, 3), 1, 1),
-    "deep": (2, (1, 600, 7, 9), (40, 600, 3, 3), 1, 1),
-    "many-results": (2, (1, 24, 6, 6), (333, 24, 3, 3), 1, 1),
-    "groups": (2, (2, 48, 10, 9), (51, 16, 3, 3), 3, 1),
-    "three-slices": (3, (2, 17, 5, 9, 7), (18, 17, 3, 3, 3), 1, 1),
-    "slices-of-padding": (3, (1, 16, 2, 6, 5), (16, 16, 2, 3, 3), 1, ((1, 2), (0, 1), (1, 1))),
-    "two-by-two": (2, (2, 18, 9, 11), (17, 18, 2, 2), 1, 1),
-    "four-by-two": (2, (1, 16, 9, 11), (16, 16, 4, 2), 1, (2, 1)),
-    "five-by-five": (2, (2, 17, 12, 13), (20, 17, 5, 5), 1, 2),
-    "three-by-seven": (2, (1, 16, 9, 15), (33, 16, 3, 7), 1, ((1, 0), (2, 4))),
-    "five-by-five-by-two": (3, (1, 16, 3, 9, 8), (16, 16, 2, 5, 5), 1, ((0, 1), (2, 2), (2, 2))),
-    "many-images": (2, (90, 16, 7, 9), (16, 16, 3, 3), 1, 1),
-    "large-weights": (2, (2, 130, 9, 9), (300, 130, 3, 3), 1, 1),
-    "three-dimensional": (3, (2, 16, 4, 9, 7), (16, 16, 1, 3, 3), 1, ((0, 0), (1, 1), (1, 1))),
-}
 
 
 @pytest.fixture(params=[target for target in TARGETS if target.backend == "cpp"], ids=str)
@@ -48,39 +20,15 @@ def cpp(request):
         yield load("cpp")
 
 
-# The same with the dilation at the end.
-DILATED = {
-    "dilated": (2, (2, 16, 14, 17), (18, 16, 3, 3), 1, 2, 2),
-    "dilated-by-more-than-there-is": (2, (1, 16, 5, 3), (16, 16, 3, 3), 1, 4, 4),
-    "dilated-unevenly": (2, (2, 17, 13, 20), (16, 17, 3, 3), 1, ((2, 4), (3, 0)), (2, 3)),
-    "dilated-on-one-axis": (2, (1, 16, 9, 16), (16, 16, 3, 5), 1, (1, 6), (1, 3)),
-    "dilated-groups": (2, (2, 32, 11, 10), (34, 16, 3, 3), 2, 2, 2),
-}
-
-
-def problem(name, kernel, dtype, **options):
-    ndim, x_shape, weight_shape, groups, padding, dilation = (
-        (*CASES[name], 1) if name in CASES else DILATED[name]
-    )
-    geometry = conv_geometry(f"conv{ndim}d", ndim, x_shape, weight_shape, 1, padding, dilation, groups)
-    found = make_problem(kernel, geometry, dtype, **options)
-    bounds = [UNITS * bound for bound in found.bounds]
-    if (
-        kernel == "conv_grad_weight"
-    ):  # the gradients of a filter come from the same products: so do their errors
-        bounds = [np.broadcast_to(bound.max((-2, -1), keepdims=True), bound.shape) for bound in bounds]
-    return found._replace(bounds=tuple(bounds))
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ["conv_forward", "conv_grad_input", "conv_grad_weight"])
-@pytest.mark.parametrize("name", [*CASES, *DILATED])
+@pytest.mark.parametrize("name", [*WINOGRAD, *WINOGRAD_DILATED])
 def test_within_the_bound(name, kernel, dtype, cpp):
     with config_context(algorithm="winograd", threads=2):
-        check_kernel(cpp, problem(name, kernel, dtype))
+        check_kernel(cpp, winograd_problem(name, kernel, dtype))
         rest = {} if kernel == "conv_grad_weight" else {"bias": True, "activation": "silu"}
-        check_kernel(cpp, problem(name, kernel, dtype, data="positive", **rest))
+        check_kernel(cpp, winograd_problem(name, kernel, dtype, data="positive", **rest))
 
 
 @pytest.mark.parametrize("channels", [64, 256, 512])

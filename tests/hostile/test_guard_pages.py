@@ -9,13 +9,22 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cases import ADAPTIVE, CONVS, POOLS, TRANSPOSED
+from cases import (
+    ADAPTIVE,
+    CONVS,
+    POOLS,
+    TRANSPOSED,
+    WINOGRAD,
+    WINOGRAD_DILATED,
+    winograd_problem,
+)
 from child import Died, Enter, in_child
 from conftest import SANITIZED, TARGETS, Target
 from guard import SIDES, guarded, guarded_all
 
 from fastconv import backends
 from fastconv.backends.protocol import KERNELS
+from fastconv.config import config_context
 from fastconv.geometry import ConvGeometry, PoolGeometry, conv_geometry, pool_geometry
 from fastconv.testing import Problem, make_problem
 
@@ -78,11 +87,23 @@ def problems(kernel: str) -> list[Problem]:
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_guard_pages(target: Target, kernel: str):
     listed = problems(kernel)
-    wrong = in_child(lambda enter: wrong_problems(target, listed, enter), SECONDS)
+    wrong = in_child(lambda enter: wrong_problems(target, listed, "direct", enter), SECONDS)
     assert not wrong, "\n".join(wrong[:20])
 
 
-def wrong_problems(target: Target, listed: list[Problem], enter: Enter) -> list[str]:
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.startswith("conv")])
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.backend == "cpp"], ids=str)
+def test_guard_pages_by_winograd(target: Target, kernel: str):
+    listed = [
+        winograd_problem(name, kernel, dtype)
+        for name in (*WINOGRAD, *WINOGRAD_DILATED)
+        for dtype in ("float32", "float64")
+    ]
+    wrong = in_child(lambda enter: wrong_problems(target, listed, "winograd", enter), SECONDS)
+    assert not wrong, "\n".join(wrong[:20])
+
+
+def wrong_problems(target: Target, listed: list[Problem], algorithm: str, enter: Enter) -> list[str]:
     """The calls with wrong results, or that wrote into the margin of an output."""
     if target.isa is not None:
         importlib.import_module("fastconv._native").set_isa(target.isa)
@@ -98,7 +119,8 @@ def wrong_problems(target: Target, listed: list[Problem], enter: Enter) -> list[
             ]
             geometry = () if problem.kernel == "max_pool_grad_input" else (problem.geometry,)
             arrays = [output.array for output in outputs]
-            getattr(backend, problem.kernel)(*guarded_all(problem.inputs, side), *arrays, *geometry)
+            with config_context(algorithm=algorithm):
+                getattr(backend, problem.kernel)(*guarded_all(problem.inputs, side), *arrays, *geometry)
             if not all(output.margin_is_whole() for output in outputs):
                 wrong.append(f"{name}: wrote beside an output")
             for array, expected, bound in zip(arrays, problem.expected, problem.bounds, strict=True):

@@ -35,9 +35,9 @@ class Call(NamedTuple):
 
     def empty(self, shape: Shape, dtype: DType) -> Array:
         """An uninitialised array; sizes beyond the address space give `MemoryError` like any other that do not fit."""
-        if self.xp is np and math.prod(shape) * dtype.itemsize < memory.SMALLEST:
-            return np.empty(shape, dtype)
         try:
+            if self.xp is np and math.prod(shape) * dtype.itemsize < memory.SMALLEST:
+                return np.empty(shape, dtype)
             return (memory if self.xp is np else self.xp).empty(shape, dtype)
         except ValueError as error:
             raise MemoryError(

@@ -101,7 +101,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         header, arrays = _read_npz(data) if suffix == ".npz" else _read_safetensors(data)
         return _unpack_header(json.loads(header), arrays)
-    except (ValueError, LookupError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: not a fastconv checkpoint, or damaged: {reason}") from error
 

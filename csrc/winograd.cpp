@@ -27,6 +27,7 @@ constexpr double kMostFilterBytes = 256 << 20;
 constexpr Index kLargeWeights = 4 << 20; // bytes of u
 constexpr Index kFewTiles = 160;
 constexpr Index kTilesPerPass = 48;     // share a pass over u, and their products stay in cache
+constexpr Index kPatchBytes = 8 << 20;  // of v in a task, if that does not leave too few tiles
 constexpr Index kSourcesPerPiece = 256; // of weights that are transformed piece by piece
 
 template <class T>
@@ -52,14 +53,11 @@ public:
     }
 
 private:
-    // u of a block of results: [e][depth, source][width], for `sources` of one window, or all.
-    struct Filters {
-        T* u;
-        Index product_stride;
-    };
-    struct Patches {
-        T* v;
-        Index product_stride;
+    // 36 matrices, `stride` apart: v[tile][small window, source], u[small window, source][width], where there
+    // may be some sources of one small window only, or m[tile][width].
+    struct Matrices {
+        T* first;
+        Index stride;
     };
 
     void share_weights() {
@@ -78,7 +76,9 @@ private:
         });
 
         // As many tiles as make full use of a pass over u, but every thread should have work.
-        const Index wanted = sums <= 128 ? kTilesPerPass : 2 * kTilesPerPass;
+        const Index affordable = kPatchBytes / (kWinogradProducts * sums * static_cast<Index>(sizeof(T)));
+        const Index wanted =
+            sums <= 128 ? kTilesPerPass : std::clamp(affordable, kTilesPerPass / 2, 2 * kTilesPerPass);
         const Index tiles = grid_.tiles({0, grid_.runs});
         const Index share = ceil_div(tiles * p_.groups, 2 * threads_);
         const Index per_task = grid_.runs_of(std::min(wanted, share));
@@ -87,15 +87,15 @@ private:
             const Index group = task / units;
             const Range runs{task % units * per_task, std::min(grid_.runs, (task % units + 1) * per_task)};
             const Index v_stride = odd_lines<T>(grid_.tiles(runs) * tile_stride_);
-            const Patches patches{workspace<T>(Slot::window, kWinogradProducts * v_stride), v_stride};
+            const Matrices patches{workspace<T>(Slot::window, kWinogradProducts * v_stride), v_stride};
             transform_all_patches(group, runs, {0, p_.sources}, patches);
             for (Index block = 0; block < blocks_; ++block) {
-                const Filters filters{all + (group * blocks_ + block) * kWinogradProducts * stride, stride};
+                const Matrices filters{all + (group * blocks_ + block) * kWinogradProducts * stride, stride};
                 for_each_pass(runs, [&](const Range& pass, Index first) {
-                    const Filters sums = products_of(pass);
+                    const Matrices sums = products_of(pass);
                     for (Index window = 0; window < windows_; ++window)
                         multiply(patches, first, grid_.tiles(pass), window, {0, p_.sources},
-                                 {filters.u + window * p_.sources * width_, stride}, sums);
+                                 {filters.first + window * p_.sources * width_, stride}, sums);
                     transform_results(group, block, pass, sums);
                 });
             }
@@ -105,19 +105,19 @@ private:
     void share_patches() {
         const Range all{0, grid_.runs};
         const Index v_stride = odd_lines<T>(grid_.tiles(all) * tile_stride_);
-        const Patches patches{workspace<T>(Slot::panels, kWinogradProducts * v_stride), v_stride};
+        const Matrices patches{workspace<T>(Slot::panels, kWinogradProducts * v_stride), v_stride};
         const Index parts = ceil_div(p_.sources, tile_.lanes);
         for (Index group = 0; group < p_.groups; ++group) {
             Parallel::run(grid_.runs * parts, threads_, [&](Index task) {
                 const Index run = task / parts, c = task % parts * tile_.lanes;
                 const Range runs{run, run + 1};
                 transform_all_patches(group, runs, {c, std::min(p_.sources, c + tile_.lanes)},
-                                      {patches.v + grid_.tiles({0, run}) * tile_stride_, v_stride});
+                                      {patches.first + grid_.tiles({0, run}) * tile_stride_, v_stride});
             });
             Parallel::run(blocks_, threads_, [&](Index block) {
                 const Index u_stride = odd_lines<T>(kSourcesPerPiece * width_);
-                const Filters filters{workspace<T>(Slot::weights, kWinogradProducts * u_stride), u_stride};
-                const Filters sums = products_of(all);
+                const Matrices filters{workspace<T>(Slot::weights, kWinogradProducts * u_stride), u_stride};
+                const Matrices sums = products_of(all);
                 for (Index window = 0; window < windows_; ++window)
                     for (Index c = 0; c < p_.sources; c += kSourcesPerPiece) {
                         const Range sources{c, std::min(p_.sources, c + kSourcesPerPiece)};
@@ -137,31 +137,32 @@ private:
             visit(Range{run, std::min(runs.end, run + per_pass)}, grid_.tiles({runs.begin, run}));
     }
 
-    Filters products_of(const Range& runs) const {
+    Matrices products_of(const Range& runs) const {
         const Index stride = odd_lines<T>(grid_.tiles(runs) * width_);
         return {workspace<T>(Slot::results, kWinogradProducts * stride), stride};
     }
 
     void transform_weights(Index group, Index block, Index window, const Range& sources,
-                           const Filters& filters) const {
-        const auto& taps = small_window(plan_, p_.kernel, window).taps;
+                           const Matrices& filters) const {
+        const SmallWindow small = small_window(plan_, p_.kernel, window);
         T* packed = workspace<T>(Slot::partial, sources.size() * 9 * width_);
-        pack_weight_block(p_, {taps.begin(), taps.end()}, group, block * width_, width_, sources, packed);
-        winograd_.transform_filters(packed, sources.size(), width_, filters.u, filters.product_stride);
+        pack_weight_block(p_, {small.taps.begin(), small.taps.end()}, group, block * width_, width_, sources,
+                          packed);
+        winograd_.transform_filters(packed, sources.size(), width_, filters.first, filters.stride);
     }
 
     void transform_all_patches(Index group, const Range& runs, const Range& sources,
-                               const Patches& patches) const {
+                               const Matrices& patches) const {
         T* staging = workspace<T>(Slot::staging, winograd_staging<T>());
         for (Index window = 0; window < windows_; ++window)
             transform_patches(p_, grid_, runs, group, small_window(plan_, p_.kernel, window), sources,
-                              patches.v + window * channels_, patches.product_stride, tile_stride_, staging);
+                              patches.first + window * channels_, patches.stride, tile_stride_, staging);
     }
 
     // Adds to the sums, or begins them, the products with some sources of one small window; `filters` are
     // theirs.
-    void multiply(const Patches& patches, Index first_tile, Index tiles, Index window, const Range& sources,
-                  const Filters& filters, const Filters& sums) const {
+    void multiply(const Matrices& patches, Index first_tile, Index tiles, Index window, const Range& sources,
+                  const Matrices& filters, const Matrices& sums) const {
         OuterProducts<T> call{};
         call.x_stride = tile_stride_;
         call.x_step = 1;
@@ -169,10 +170,10 @@ private:
         call.rows = static_cast<int>(tiles);
         call.vectors = vectors_;
         for (Index e = 0; e < kWinogradProducts; ++e) {
-            const T* v = patches.v + e * patches.product_stride + first_tile * tile_stride_ +
-                         window * channels_ + sources.begin;
-            const T* u = filters.u + e * filters.product_stride;
-            call.d = sums.u + e * sums.product_stride;
+            const T* v = patches.first + e * patches.stride + first_tile * tile_stride_ + window * channels_ +
+                         sources.begin;
+            const T* u = filters.first + e * filters.stride;
+            call.d = sums.first + e * sums.stride;
             for (Index c = 0; c < sources.size(); c += kDepthOfChunk) {
                 const Segment segment{0, 0, std::min(kDepthOfChunk, sources.size() - c)};
                 call.x = v + c;
@@ -182,20 +183,20 @@ private:
                 call.first = window == 0 && sources.begin + c == 0;
                 if (e + 1 < kWinogradProducts) {
                     constexpr Index kBytes = sizeof(T);
-                    call.ahead[0] = {call.g + filters.product_stride, segment.count * width_ * kBytes / tiles,
+                    call.ahead[0] = {call.g + filters.stride, segment.count * width_ * kBytes / tiles,
                                      kCacheLine};
-                    call.ahead[1] = {call.x + patches.product_stride, tile_stride_ * kBytes, kCacheLine};
+                    call.ahead[1] = {call.x + patches.stride, tile_stride_ * kBytes, kCacheLine};
                 }
                 tile_.outer(call);
             }
         }
     }
 
-    void transform_results(Index group, Index block, const Range& runs, const Filters& sums) {
+    void transform_results(Index group, Index block, const Range& runs, const Matrices& sums) {
         const Index plane = volume(p_.result_size), lanes = tile_.lanes;
         const Index first = block * width_, end = std::min(p_.results, first + width_);
         WinogradResults<T> call{};
-        call.product_stride = sums.product_stride;
+        call.product_stride = sums.stride;
         call.tile_stride = width_;
         call.plane = plane;
         call.row_stride = p_.result_size[2];
@@ -209,7 +210,7 @@ private:
                 std::min<Index>(kWinogradResults * run.tiles, plan_.axes[2].outputs - column));
             for (Index k = first; k < end; k += lanes) {
                 const Index channel = group * p_.results + k;
-                call.products = sums.u + tile * width_ + (k - first);
+                call.products = sums.first + tile * width_ + (k - first);
                 call.channels = static_cast<int>(std::min(lanes, end - k));
                 call.to = p_.result + (run.image * p_.groups * p_.results + channel) * plane +
                           (run.slice * p_.result_size[1] + row) * p_.result_size[2] + column;

@@ -148,7 +148,7 @@ template <class T>
 void transform_patches(const GatherProblem<T>& p, const TileGrid& grid, const Range& runs, Index group,
                        const SmallWindow& window, const Range& channels, T* to, Index product_stride,
                        Index tile_stride, T* staging) {
-    const auto& [d, h, w] = p.plans.front().axes;
+    const GatherAxis &d = p.plans.front().axes[0], &h = p.plans.front().axes[1], &w = p.plans.front().axes[2];
     const Index plane = volume(p.source_size), lanes = tiles<T>().lanes;
     WinogradPatches<T> call{};
     call.plane = plane;

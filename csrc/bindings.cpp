@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "algorithms.h"
 #include "buffers.h"
 #include "fma_peak.h"
 #include "kernels.h"
@@ -26,6 +27,7 @@ namespace {
 
 constexpr Index kSizeLimit = Index{1} << 61;  // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
 constexpr Index kReachLimit = Index{1} << 62; // of a window from where the first one starts
+constexpr double kMostExplained = 1e18;       // multiply-adds: nobody waits for as many
 
 // Signal handlers run in the main thread only. Others do not even ask for the interpreter's lock: where it
 // ends meanwhile, that would end them, too.
@@ -215,16 +217,19 @@ Activation activation_of(int code) {
     return static_cast<Activation>(code);
 }
 
-Algorithm algorithm_of(int code) {
-    if (code < 0 || code > static_cast<int>(Algorithm::winograd))
-        throw py::value_error("algorithm code " + std::to_string(code) + " is unknown");
-    return static_cast<Algorithm>(code);
-}
-
 int checked_threads(int threads) {
     if (threads < 1 || threads > 1024)
         throw py::value_error("threads must lie in 1..1024, got " + std::to_string(threads));
     return threads;
+}
+
+Settings settings_of(int algorithm, int threads, std::optional<Index> workspace_limit) {
+    if (algorithm < 0 || algorithm >= static_cast<int>(std::size(kAlgorithmNames)))
+        throw py::value_error("algorithm code " + std::to_string(algorithm) + " is unknown");
+    if (workspace_limit && *workspace_limit < 0)
+        throw py::value_error("workspace_limit must not be negative, got " +
+                              std::to_string(*workspace_limit));
+    return {static_cast<Algorithm>(algorithm), checked_threads(threads), workspace_limit.value_or(kNoLimit)};
 }
 
 // Other Python threads run while a kernel does, where it takes longer than changing over to one of them.
@@ -268,7 +273,8 @@ void dispatch(const py::array& array, const Call& call) {
 }
 
 void bind_conv_forward(const py::array& x, const py::array& weight, const py::object& bias, int activation,
-                       py::array y, const py::tuple& geometry, int algorithm, int threads) {
+                       py::array y, const py::tuple& geometry, int algorithm, int threads,
+                       std::optional<Index> workspace_limit) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
         using T = decltype(zero);
@@ -277,16 +283,15 @@ void bind_conv_forward(const py::array& x, const py::array& weight, const py::ob
         const T* bs = bias_data<T>(bias, g.out_channels);
         T* ys = output<T>("y", y, shape_of(g.batch, g.out_channels, g.output));
         const Activation code = activation_of(activation);
-        const Algorithm chosen = algorithm_of(algorithm);
-        const int count = checked_threads(threads);
+        const Settings settings = settings_of(algorithm, threads, workspace_limit);
         const OthersRun release(work(g));
-        conv_forward<T>(xs, ws, bs, code, ys, g, chosen, count);
+        conv_forward<T>(xs, ws, bs, code, ys, g, settings);
     });
 }
 
 void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, const py::object& bias,
                           int activation, py::array grad_x, const py::tuple& geometry, int algorithm,
-                          int threads) {
+                          int threads, std::optional<Index> workspace_limit) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(grad_y, [&](auto zero) {
         using T = decltype(zero);
@@ -295,26 +300,53 @@ void bind_conv_grad_input(const py::array& grad_y, const py::array& weight, cons
         const T* bs = bias_data<T>(bias, g.in_channels);
         T* xs = output<T>("grad_x", grad_x, shape_of(g.batch, g.in_channels, g.input));
         const Activation code = activation_of(activation);
-        const Algorithm chosen = algorithm_of(algorithm);
-        const int count = checked_threads(threads);
+        const Settings settings = settings_of(algorithm, threads, workspace_limit);
         const OthersRun release(work(g));
-        conv_grad_input<T>(gs, ws, bs, code, xs, g, chosen, count);
+        conv_grad_input<T>(gs, ws, bs, code, xs, g, settings);
     });
 }
 
 void bind_conv_grad_weight(const py::array& x, const py::array& grad_y, py::array grad_weight,
-                           const py::tuple& geometry, int algorithm, int threads) {
+                           const py::tuple& geometry, int algorithm, int threads,
+                           std::optional<Index> workspace_limit) {
     const ConvGeometry g = conv_geometry(geometry);
     dispatch<float, double, std::int32_t, std::int64_t>(x, [&](auto zero) {
         using T = decltype(zero);
         const T* xs = input<T>("x", x, shape_of(g.batch, g.in_channels, g.input));
         const T* gs = input<T>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
         T* ws = output<T>("grad_weight", grad_weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
-        const Algorithm chosen = algorithm_of(algorithm);
-        const int count = checked_threads(threads);
+        const Settings settings = settings_of(algorithm, threads, workspace_limit);
         const OthersRun release(work(g));
-        conv_grad_weight<T>(xs, gs, ws, g, chosen, count);
+        conv_grad_weight<T>(xs, gs, ws, g, settings);
     });
+}
+
+// The algorithm that a kernel would run for these settings and, by their names, all that could serve the
+// geometry: the time that the model expects, in multiply-adds, multiplications, bytes of workspace, threads,
+// and whether the workspace is within the limit.
+py::tuple explain_conv(const std::string& kernel, const py::dtype& dtype, const py::tuple& geometry,
+                       int algorithm, int threads, std::optional<Index> workspace_limit) {
+    const ConvGeometry g = conv_geometry(geometry);
+    if (work(g) > kMostExplained)
+        throw py::value_error("geometry: there are too many products");
+    const Settings settings = settings_of(algorithm, threads, workspace_limit);
+    Choice choice;
+    dispatch<float, double, std::int32_t, std::int64_t>(py::array(dtype, 0), [&](auto zero) {
+        using T = decltype(zero);
+        if (kernel == "conv_forward")
+            choice = explain_conv_forward<T>(g, settings);
+        else if (kernel == "conv_grad_input")
+            choice = explain_conv_grad_input<T>(g, settings);
+        else if (kernel == "conv_grad_weight")
+            choice = explain_conv_grad_weight<T>(g, settings);
+        else
+            throw py::value_error("kernel '" + kernel + "' is unknown");
+    });
+    py::dict candidates;
+    for (const Candidate& c : choice.candidates)
+        candidates[kAlgorithmNames[static_cast<int>(c.algorithm)]] = py::make_tuple(
+            c.estimate.time, c.estimate.multiplications, c.estimate.workspace, c.estimate.threads, c.fits);
+    return py::make_tuple(kAlgorithmNames[static_cast<int>(choice.algorithm)], candidates);
 }
 
 void bind_max_pool(const py::array& x, py::array y, const py::object& indices, const py::tuple& geometry,
@@ -444,13 +476,22 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.doc() = "Compiled kernels of fastconv; see fastconv.backends.protocol for their contract.";
     main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
     Parallel::set_interrupt_check(check_interrupt);
+    py::register_local_exception_translator([](std::exception_ptr thrown) {
+        try {
+            std::rethrow_exception(std::move(thrown));
+        } catch (const WorkspaceError& error) {
+            PyErr_SetString(PyExc_MemoryError, error.what());
+        }
+    });
     m.def("conv_forward", &bind_conv_forward, py::arg("x"), py::arg("weight"), py::arg("bias").none(true),
-          py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("algorithm"), py::arg("threads"));
+          py::arg("activation"), py::arg("y"), py::arg("geometry"), py::arg("algorithm"), py::arg("threads"),
+          py::arg("workspace_limit").none(true));
     m.def("conv_grad_input", &bind_conv_grad_input, py::arg("grad_y"), py::arg("weight"),
           py::arg("bias").none(true), py::arg("activation"), py::arg("grad_x"), py::arg("geometry"),
-          py::arg("algorithm"), py::arg("threads"));
+          py::arg("algorithm"), py::arg("threads"), py::arg("workspace_limit").none(true));
     m.def("conv_grad_weight", &bind_conv_grad_weight, py::arg("x"), py::arg("grad_y"), py::arg("grad_weight"),
-          py::arg("geometry"), py::arg("algorithm"), py::arg("threads"));
+          py::arg("geometry"), py::arg("algorithm"), py::arg("threads"),
+          py::arg("workspace_limit").none(true));
     m.def("max_pool", &bind_max_pool, py::arg("x"), py::arg("y"), py::arg("indices").none(true),
           py::arg("geometry"), py::arg("threads"));
     m.def("max_pool_grad_input", &bind_max_pool_grad_input, py::arg("grad_y"), py::arg("indices"),
@@ -458,6 +499,12 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("avg_pool", &bind_avg_pool, py::arg("x"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
     m.def("avg_pool_grad_input", &bind_avg_pool_grad_input, py::arg("grad_y"), py::arg("grad_x"),
           py::arg("geometry"), py::arg("threads"));
+    m.def("explain_conv", &explain_conv, py::arg("kernel"), py::arg("dtype"), py::arg("geometry"),
+          py::arg("algorithm"), py::arg("threads"), py::arg("workspace_limit").none(true));
+    m.def("algorithms", [] {
+        return py::tuple(
+            py::cast(std::vector<std::string>(std::begin(kAlgorithmNames), std::end(kAlgorithmNames))));
+    });
     m.def("fma_peak", &bind_fma_peak, py::arg("dtype"), py::arg("threads"));
     m.def("empty", &empty, py::arg("shape"), py::arg("dtype"));
     m.def(

@@ -8,8 +8,7 @@
 // as well, in parts that depend on the shape only, and the parts' sums are added in order. However many
 // pixels there are, no running sum is long: a chunk's is added to those of a few others, and these to totals
 // of float64.
-#include <stdexcept>
-
+#include "algorithms.h"
 #include "gather.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -25,16 +24,6 @@ constexpr Index kMostExchanged = 256;                // inputs whose sums stay i
 constexpr Index kRowsPerPass = 12;                   // input channels of which the tiles make whole blocks
 constexpr Index kLongestChunk = 128;                 // pixels
 constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
-
-// The share of a tile's lanes that hold weights, where at least 8 sums in flight hide the latency of an
-// addition.
-template <class T>
-double tile_efficiency(Index inputs, Index outputs) {
-    const int vectors = outer_vectors<T>(outputs);
-    const double used =
-        static_cast<double>(outputs) / static_cast<double>(round_up(outputs, vectors * tiles<T>().lanes));
-    return used * std::min(1.0, static_cast<double>(inputs * vectors) / 8);
-}
 
 template <class T>
 class GradWeight {
@@ -53,6 +42,13 @@ public:
         const Index affordable =
             std::max<Index>(1, kPartialBytes / static_cast<Index>(sizeof(Total<T>)) / (partial_ * owners));
         parts_ = std::min({ceil_div(kTasksWanted, owners), affordable, g.batch * chunks_});
+    }
+
+    // Bytes of temporary memory of all threads.
+    double workspace_bytes(int threads) const {
+        const auto totals = static_cast<double>(g_.groups * blocks_ * parts_ * partial_);
+        const auto own = static_cast<double>(chunk_ * width_ + partial_);
+        return totals * sizeof(Total<T>) + threads * own * sizeof(T);
     }
 
     void run(T* grad_weight, int threads) const {
@@ -191,57 +187,139 @@ private:
     Index chunk_, chunks_, parts_;
 };
 
-} // namespace
-
-namespace {
-
-// Whether a 1x1 kernel has no padding under it.
-bool reads_inside(const ConvGeometry& g) {
+// Whether a 1x1 kernel skips pixels, and has no padding under it: then those that it reads are taken
+// beforehand.
+bool skips_pixels(const ConvGeometry& g) {
+    if (volume(g.kernel) != 1 || g.is_pointwise())
+        return false;
     for (std::size_t axis = 0; axis < 3; ++axis)
         if (g.pad_low[axis] != 0 || (g.output[axis] - 1) * g.stride[axis] >= g.input[axis])
             return false;
     return true;
 }
 
+ConvGeometry without_skipped_pixels(ConvGeometry g) {
+    if (skips_pixels(g)) {
+        g.input = g.output;
+        g.stride = {1, 1, 1};
+    }
+    return g;
+}
+
+template <class T>
+struct GradWeightProblem {
+    GradWeightProblem(const ConvGeometry& whole, const T* x, const T* grad_y, T* grad_weight)
+        : g(without_skipped_pixels(whole)),
+          taken(skips_pixels(whole) ? g.batch * g.in_channels * volume(g.input) : 0),
+          forward(forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y))),
+          grad_weight(grad_weight) {}
+
+    const ConvGeometry g;
+    const Index taken; // elements of x that are copied beforehand
+    // The forward gather says which elements meet; grad_y stands where its results would.
+    GatherProblem<T> forward;
+    T* grad_weight;
+};
+
+template <class T>
+Estimate with_taken(const GradWeightProblem<T>& p, Estimate estimate) {
+    estimate.workspace += static_cast<double>(p.taken) * sizeof(T);
+    return estimate;
+}
+
+// visit(problem, gradient) with the problem as outer products take it: either of x and grad_y may be the one
+// that is turned, and of a pointwise convolution it is the smaller.
+template <class T, class Visit>
+auto by_outer_products(const GradWeightProblem<T>& p, const Visit& visit) {
+    const GatherProblem<T>& forward = p.forward;
+    if (!p.g.is_pointwise() || p.g.out_channels <= p.g.in_channels || p.g.group_outputs() > kMostExchanged)
+        return visit(forward, GradWeight<T>(p.g, forward, forward.source, forward.result, false));
+    ConvGeometry exchanged = p.g;
+    std::swap(exchanged.in_channels, exchanged.out_channels);
+    const GatherProblem<T> backward = forward_problem<T>(exchanged, forward.result, nullptr, nullptr,
+                                                         Activation::none, const_cast<T*>(forward.source));
+    return visit(backward, GradWeight<T>(exchanged, backward, backward.source, backward.result, true));
+}
+
+template <class T>
+bool outer_products_apply(const GradWeightProblem<T>&) {
+    return true;
+}
+template <class T>
+Estimate estimate_outer_products(const GradWeightProblem<T>& p, int threads) {
+    return by_outer_products(p, [&](const GatherProblem<T>& forward, const GradWeight<T>& gradient) {
+        return with_taken(p, outer_products_estimate(forward, gradient.workspace_bytes(threads), threads));
+    });
+}
+template <class T>
+bool run_outer_products(const GradWeightProblem<T>& p, int threads) {
+    by_outer_products(p, [&](const GatherProblem<T>&, const GradWeight<T>& gradient) {
+        gradient.run(p.grad_weight, threads);
+    });
+    return true;
+}
+
+template <class T>
+bool window_serves(const GradWeightProblem<T>& p) {
+    return window_grad_weight_applies(p.forward);
+}
+template <class T>
+Estimate estimate_window(const GradWeightProblem<T>& p, int threads) {
+    return with_taken(p, window_grad_weight_estimate(p.forward, threads));
+}
+template <class T>
+bool run_window(const GradWeightProblem<T>& p, int threads) {
+    window_grad_weight(p.forward, p.grad_weight, threads);
+    return true;
+}
+
+template <class T>
+bool winograd_serves(const GradWeightProblem<T>& p) {
+    return winograd_applies(p.forward);
+}
+template <class T>
+Estimate estimate_winograd(const GradWeightProblem<T>& p, int threads) {
+    return winograd_grad_weight_estimate(p.forward, threads);
+}
+template <class T>
+bool run_winograd(const GradWeightProblem<T>& p, int threads) {
+    return winograd_grad_weight(p.forward, p.grad_weight, threads);
+}
+
+constexpr const char* kWindowNeeds = "few channels in and out of each group (their sums must fit 192 KiB), "
+                                     "and windows and strides of at most 64";
+
+template <class T>
+constexpr std::array<Method<GradWeightProblem<T>>, 3> kMethods{{
+    {Algorithm::gemm, true, "nothing", outer_products_apply<T>, estimate_outer_products<T>,
+     run_outer_products<T>},
+    {Algorithm::window, true, kWindowNeeds, window_serves<T>, estimate_window<T>, run_window<T>},
+    {Algorithm::winograd, false, kWinogradNeeds, winograd_serves<T>, estimate_winograd<T>, run_winograd<T>},
+}};
+
 } // namespace
 
 template <class T>
-void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g, Algorithm algorithm,
-                      int threads) {
-    if (volume(g.kernel) == 1 && !g.is_pointwise() && reads_inside(g)) {
-        ConvGeometry dense = g;
-        dense.input = g.output;
-        dense.stride = {1, 1, 1};
-        T* taken = workspace<T>(Slot::places, g.batch * g.in_channels * volume(g.output));
-        take_strided(x, g.batch * g.in_channels, g.input, g.stride, g.output, taken, threads);
-        conv_grad_weight(static_cast<const T*>(taken), grad_y, grad_weight, dense, algorithm, threads);
-        return;
+void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& g,
+                      const Settings& settings) {
+    GradWeightProblem<T> problem(g, x, grad_y, grad_weight);
+    const auto& chosen = choose(kMethods<T>, problem, settings);
+    if (problem.taken > 0) {
+        T* taken = workspace<T>(Slot::places, problem.taken);
+        take_strided(x, g.batch * g.in_channels, g.input, g.stride, g.output, taken, settings.threads);
+        problem.forward.source = taken;
     }
-    // The forward gather says which elements meet; grad_y stands where its results would.
-    const GatherProblem<T> forward =
-        forward_problem<T>(g, x, nullptr, nullptr, Activation::none, const_cast<T*>(grad_y));
-    const bool by_winograd = algorithm != Algorithm::direct && winograd_applies(forward);
-    if (algorithm == Algorithm::winograd && !by_winograd)
-        throw std::invalid_argument(kWinogradNeeds);
-    if (by_winograd && (algorithm == Algorithm::winograd || winograd_grad_weight_pays(forward)) &&
-        winograd_grad_weight(forward, grad_weight, threads))
-        return;
-    if (window_grad_weight_applies(forward, tile_efficiency<T>(forward.sources, forward.results))) {
-        window_grad_weight(forward, grad_weight, threads);
-    } else if (g.is_pointwise() && g.out_channels > g.in_channels && g.group_outputs() <= kMostExchanged) {
-        // Either of x and grad_y may be the one that is turned: the smaller.
-        ConvGeometry exchanged = g;
-        std::swap(exchanged.in_channels, exchanged.out_channels);
-        const GatherProblem<T> backward =
-            forward_problem<T>(exchanged, grad_y, nullptr, nullptr, Activation::none, const_cast<T*>(x));
-        GradWeight<T>(exchanged, backward, grad_y, x, true).run(grad_weight, threads);
-    } else {
-        GradWeight<T>(g, forward, x, grad_y, false).run(grad_weight, threads);
-    }
+    run(chosen, kMethods<T>, problem, settings);
 }
 
-#define INSTANTIATE(T) \
-    template void conv_grad_weight(const T*, const T*, T*, const ConvGeometry&, Algorithm, int);
+template <class T>
+Choice explain_conv_grad_weight(const ConvGeometry& g, const Settings& settings) {
+    return explain(kMethods<T>, GradWeightProblem<T>(g, nullptr, nullptr, nullptr), settings);
+}
+
+#define INSTANTIATE(T)                                                                            \
+    template void conv_grad_weight(const T*, const T*, T*, const ConvGeometry&, const Settings&); \
+    template Choice explain_conv_grad_weight<T>(const ConvGeometry&, const Settings&);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

@@ -1,9 +1,9 @@
 #include "gather.h"
 
 #include <map>
-#include <stdexcept>
 
 #include "activation.h"
+#include "algorithms.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -126,41 +126,77 @@ void fill_with_bias(const GatherProblem<T>& p, int threads) {
     });
 }
 
+namespace {
+
 template <class T>
-void gather(const GatherProblem<T>& problem, Algorithm algorithm, int threads) {
-    const bool by_winograd = algorithm != Algorithm::direct && winograd_applies(problem);
-    if (algorithm == Algorithm::winograd && !by_winograd)
-        throw std::invalid_argument(kWinogradNeeds);
-    if (!problem.complete)
-        fill_with_bias(problem, threads);
-    if (by_winograd && (algorithm == Algorithm::winograd || winograd_pays(problem)) &&
-        winograd(problem, threads))
-        return;
-    if (window_applies(problem))
-        gather_window(problem, threads);
-    else
-        gather_gemm(problem, threads);
+bool gemm_applies(const GatherProblem<T>&) {
+    return true;
 }
+template <class T>
+bool run_gemm(const GatherProblem<T>& problem, int threads) {
+    gather_gemm(problem, threads);
+    return true;
+}
+template <class T>
+bool run_window(const GatherProblem<T>& problem, int threads) {
+    gather_window(problem, threads);
+    return true;
+}
+
+constexpr const char* kWindowNeeds =
+    "at most 4 channels in or out of each group, windows and strides of at most 64, "
+    "and at most 4096 products in a sum";
+
+template <class T>
+constexpr std::array<Method<GatherProblem<T>>, 3> kMethods{{
+    {Algorithm::gemm, true, "nothing", gemm_applies<T>, gemm_estimate<T>, run_gemm<T>},
+    {Algorithm::window, true, kWindowNeeds, window_applies<T>, window_estimate<T>, run_window<T>},
+    {Algorithm::winograd, false, kWinogradNeeds, winograd_applies<T>, winograd_estimate<T>, winograd<T>},
+}};
+
+template <class T>
+void gather(const GatherProblem<T>& problem, const Settings& settings) {
+    const auto& chosen = choose(kMethods<T>, problem, settings);
+    if (!problem.complete)
+        fill_with_bias(problem, settings.threads);
+    run(chosen, kMethods<T>, problem, settings);
+}
+
+} // namespace
 
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
-                  const ConvGeometry& g, Algorithm algorithm, int threads) {
-    gather(forward_problem(g, x, weight, bias, activation, y), algorithm, threads);
+                  const ConvGeometry& g, const Settings& settings) {
+    gather(forward_problem(g, x, weight, bias, activation, y), settings);
 }
 
 template <class T>
 void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation activation, T* grad_x,
-                     const ConvGeometry& g, Algorithm algorithm, int threads) {
-    gather(grad_input_problem(g, grad_y, weight, bias, activation, grad_x), algorithm, threads);
+                     const ConvGeometry& g, const Settings& settings) {
+    gather(grad_input_problem(g, grad_y, weight, bias, activation, grad_x), settings);
+}
+
+template <class T>
+Choice explain_conv_forward(const ConvGeometry& g, const Settings& settings) {
+    return explain(kMethods<T>, forward_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr),
+                   settings);
+}
+
+template <class T>
+Choice explain_conv_grad_input(const ConvGeometry& g, const Settings& settings) {
+    return explain(kMethods<T>,
+                   grad_input_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr), settings);
 }
 
 #define INSTANTIATE(T)                                                                                       \
     template GatherProblem<T> forward_problem(const ConvGeometry&, const T*, const T*, const T*, Activation, \
                                               T*);                                                           \
-    template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&, Algorithm, \
-                               int);                                                                         \
+    template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&,            \
+                               const Settings&);                                                             \
     template void conv_grad_input(const T*, const T*, const T*, Activation, T*, const ConvGeometry&,         \
-                                  Algorithm, int);
+                                  const Settings&);                                                          \
+    template Choice explain_conv_forward<T>(const ConvGeometry&, const Settings&);                           \
+    template Choice explain_conv_grad_input<T>(const ConvGeometry&, const Settings&);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

@@ -140,20 +140,12 @@ int outer_vectors(Index channels) {
 template <class T>
 bool winograd_applies(const GatherProblem<T>& problem);
 template <class T>
-bool winograd_pays(const GatherProblem<T>& problem); // where it applies
-template <class T>
 bool winograd(const GatherProblem<T>& problem, int threads);
 
 // The weight gradient likewise (winograd_grad_weight.cpp), where winograd_applies to the forward problem,
 // which has grad_y in place of its results.
 template <class T>
-bool winograd_grad_weight_pays(const GatherProblem<T>& forward);
-template <class T>
 bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int threads);
-
-constexpr const char* kWinogradNeeds = "algorithm 'winograd' needs floating-point numbers, a 3x3 kernel "
-                                       "without stride or dilation, and at least "
-                                       "16 channels in and out of each group";
 
 // Few channels and small windows: weighted rows of a padded window (gather_window.cpp).
 template <class T>
@@ -165,15 +157,11 @@ void gather_window(const GatherProblem<T>& problem, int threads);
 template <class T>
 using Total = std::conditional_t<std::is_same_v<T, float>, double, T>;
 
-// The weight gradient by windows, where they use the vector unit better than a tile of the given efficiency
-// would (window_grad_weight.cpp). `problem` is the forward one, with grad_y in place of its results.
+// The weight gradient by windows (window_grad_weight.cpp). `problem` is the forward one, with grad_y in place
+// of its results.
 template <class T>
-bool window_grad_weight_applies(const GatherProblem<T>& problem, double tile_efficiency);
+bool window_grad_weight_applies(const GatherProblem<T>& problem);
 template <class T>
 void window_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
-
-// Chooses among them, or takes the one that is asked for.
-template <class T>
-void gather(const GatherProblem<T>& problem, Algorithm algorithm, int threads);
 
 } // namespace fastconv

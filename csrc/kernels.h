@@ -6,8 +6,18 @@
 
 namespace fastconv {
 
-// How a convolution is computed: codes of fastconv.backends.cpp, in its order.
-enum class Algorithm { automatic, direct, winograd };
+// How a convolution is computed: by any algorithm, by any that sums the products of the definition, or by
+// one.
+enum class Algorithm { automatic, direct, gemm, window, winograd };
+constexpr const char* kAlgorithmNames[] = {"auto", "direct", "gemm", "window", "winograd"};
+
+// What a caller decides about a convolution besides its operands.
+struct Settings {
+    Algorithm algorithm;
+    int threads;
+    Index workspace_limit; // bytes of temporary memory, or kNoLimit
+};
+constexpr Index kNoLimit = -1;
 
 // X(T) for each element type of a family of kernels.
 #define FASTCONV_CONV_TYPES(X) X(float) X(double) X(std::int32_t) X(std::int64_t)
@@ -19,18 +29,19 @@ enum class Algorithm { automatic, direct, winograd };
     X(std::int16_t)           \
     X(std::int32_t) X(std::int64_t) X(std::uint8_t) X(std::uint16_t) X(std::uint32_t) X(std::uint64_t)
 
-// An algorithm that cannot serve the geometry throws std::invalid_argument.
+// An algorithm that cannot serve the geometry throws std::invalid_argument, and where none keeps to the limit
+// of workspace, WorkspaceError (algorithms.h).
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
-                  const ConvGeometry& geometry, Algorithm algorithm, int threads);
+                  const ConvGeometry& geometry, const Settings& settings);
 
 template <class T>
 void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation activation, T* grad_x,
-                     const ConvGeometry& geometry, Algorithm algorithm, int threads);
+                     const ConvGeometry& geometry, const Settings& settings);
 
 template <class T>
 void conv_grad_weight(const T* x, const T* grad_y, T* grad_weight, const ConvGeometry& geometry,
-                      Algorithm algorithm, int threads);
+                      const Settings& settings);
 
 // `indices` may be null.
 template <class T>

@@ -28,19 +28,11 @@ void add_lanes(T* sums, Index count, int lanes, Total<T>* totals) {
 
 } // namespace
 
-// Whether row products keep more of the vector busy than the product tile of conv_grad_weight.cpp would,
-// which holds output channels in its columns and input channels in its rows.
 template <class T>
-bool window_grad_weight_applies(const GatherProblem<T>& p, double tile_efficiency) {
+bool window_grad_weight_applies(const GatherProblem<T>& p) {
     const GatherPlan& plan = p.plans.front();
-    const Tiles<T>& tile = tiles<T>();
-    const Index sums = p.sources * p.results * plan.taps() * tile.lanes * static_cast<Index>(sizeof(T));
-    if (!WindowLayout::suits(plan) || sums > kMostSumBytes)
-        return false;
-    const Index columns = plan.axes[2].outputs;
-    const double efficiency =
-        0.7 * static_cast<double>(columns) / static_cast<double>(round_up(columns, tile.lanes));
-    return (p.sources == 1 && p.results == 1) || efficiency > tile_efficiency;
+    const Index sums = p.sources * p.results * plan.taps() * tiles<T>().lanes * static_cast<Index>(sizeof(T));
+    return WindowLayout::suits(plan) && sums <= kMostSumBytes;
 }
 
 template <class T>
@@ -104,8 +96,8 @@ void window_grad_weight(const GatherProblem<T>& p, T* grad_weight, int threads) 
         }
 }
 
-#define INSTANTIATE(T)                                                         \
-    template bool window_grad_weight_applies(const GatherProblem<T>&, double); \
+#define INSTANTIATE(T)                                                 \
+    template bool window_grad_weight_applies(const GatherProblem<T>&); \
     template void window_grad_weight(const GatherProblem<T>&, T*, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 

@@ -17,6 +17,7 @@ def conv_forward(
     geometry: ConvGeometry,
     algorithm: int,
     threads: int,
+    workspace_limit: int | None,
 ) -> None: ...
 def conv_grad_input(
     grad_y: _Array,
@@ -27,14 +28,30 @@ def conv_grad_input(
     geometry: ConvGeometry,
     algorithm: int,
     threads: int,
+    workspace_limit: int | None,
 ) -> None: ...
 def conv_grad_weight(
-    x: _Array, grad_y: _Array, grad_weight: _Array, geometry: ConvGeometry, algorithm: int, threads: int
+    x: _Array,
+    grad_y: _Array,
+    grad_weight: _Array,
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
 ) -> None: ...
 def max_pool(x: _Array, y: _Array, indices: _Array | None, geometry: PoolGeometry, threads: int) -> None: ...
 def max_pool_grad_input(grad_y: _Array, indices: _Array, grad_x: _Array, threads: int) -> int: ...
 def avg_pool(x: _Array, y: _Array, geometry: PoolGeometry, threads: int) -> None: ...
 def avg_pool_grad_input(grad_y: _Array, grad_x: _Array, geometry: PoolGeometry, threads: int) -> None: ...
+def explain_conv(
+    kernel: str,
+    dtype: np.dtype[Any],
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
+) -> tuple[str, dict[str, tuple[float, float, float, int, bool]]]: ...
+def algorithms() -> tuple[str, ...]: ...
 def fma_peak(dtype: str, threads: int) -> float: ...
 def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> _Array: ...
 def set_cache_limit(bytes: int) -> None: ...

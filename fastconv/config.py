@@ -17,7 +17,7 @@ from fastconv.errors import ShapeError
 from fastconv.geometry import one_bool, one_int
 from fastconv.machine import usable_processors
 
-ALGORITHMS = ("auto", "direct", "winograd")
+ALGORITHMS = ("auto", "tune", "direct", "gemm", "window", "winograd")  # those of all backends
 
 
 class Config(NamedTuple):
@@ -54,8 +54,13 @@ def _named_by_environment() -> object:
 
 
 def algorithm() -> str:
-    """The algorithm to use: ``"auto"`` unless a `config_context` names another."""
-    return _context.get().algorithm or "auto"
+    """The algorithm to use: ``"auto"`` unless a `config_context` names another that it allows."""
+    return _allowed(_context.get())
+
+
+def workspace_limit() -> int | None:
+    """Bytes of temporary memory that an algorithm may take; ``None`` where nobody set a limit."""
+    return _context.get().workspace_limit
 
 
 def get_num_threads() -> int:
@@ -70,10 +75,20 @@ def get_num_threads() -> int:
     return _context.get().threads or _process.threads or _default_threads()
 
 
-def for_kernels() -> tuple[str, int]:
-    """`algorithm` and `get_num_threads`, looked up together."""
+def for_kernels() -> tuple[str, int, int | None]:
+    """`algorithm`, `get_num_threads` and `workspace_limit`, looked up together."""
     context = _context.get()
-    return context.algorithm or "auto", context.threads or _process.threads or _default_threads()
+    threads = context.threads or _process.threads or _default_threads()
+    if context.algorithm is None:
+        return "auto", threads, context.workspace_limit
+    return _allowed(context), threads, context.workspace_limit
+
+
+def _allowed(context: Config) -> str:
+    """What is measured differs from run to run, and with it the rounding of results."""
+    if context.algorithm == "tune" and context.deterministic:
+        return "auto"
+    return context.algorithm or "auto"
 
 
 def set_num_threads(n: int) -> None:
@@ -82,7 +97,8 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it.
+        At least 1. Results do not depend on it, except where a measurement or a limit of memory chooses the algorithm
+        (``algorithm="tune"`` or ``workspace_limit`` in `config_context`).
 
     Raises
     ------
@@ -125,17 +141,28 @@ def config_context(
     ----------
     threads : int, optional
         Number of threads, as in `set_num_threads`.
-    algorithm : {"auto", "direct", "winograd"}, optional
-        The convolution algorithm. ``"direct"`` sums the products of the definition, and of whole numbers exactly.
-        ``"winograd"`` (`cpp` only) computes 4x4 results of a 3x3 kernel without stride or dilation with a quarter of
-        the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
+    algorithm : {"auto", "tune", "direct", "gemm", "window", "winograd"}, optional
+        The convolution algorithm; `numba` and `reference` know ``"auto"`` and ``"direct"`` only. One that cannot
+        serve a call raises and says what it needs; `fastconv.explain` tells which one serves a call, and why.
+
+        ``"auto"``: the one that a closed-form cost model expects to be the quickest.
+        ``"tune"``: the quickest as measured. The first call of a geometry, dtype, direction, number of threads and
+        limit of workspace runs every algorithm that serves it a few times, and later ones take the winner, until
+        `fastconv.clear_cache`. Which one wins, and so the rounding of results, may differ from process to process.
+        ``"direct"``: whichever the model prefers of those that sum the products of the definition, and of whole
+        numbers exactly: ``"gemm"``, an implicit matrix product that serves every geometry, and ``"window"``, sums of
+        weighted rows for few channels.
+        ``"winograd"``: without stride, 4x4 results of a 3x3 kernel, or of a larger one as a sum of such, with a quarter
+        of the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
         largest of the 4x4.
-        ``"auto"`` takes it where it is faster. An algorithm that cannot serve a call raises.
     workspace_limit : int, optional
-        Bytes of temporary memory for algorithms that trade memory for speed. Those of this version do not: they
-        take the packed weights and some panels per thread, whatever the limit.
+        Bytes of temporary memory of a convolution of `cpp`: packed or transformed weights, and some panels per
+        thread. Algorithms that by the model's estimate take more are left out, and where none remains, the call
+        raises `MemoryError` with what they need. Threads take memory each, so with a limit their number may decide
+        which algorithm serves a call, and so the rounding of its result. Without a limit, ``"auto"`` and ``"tune"``
+        leave out Winograd's algorithm where it takes more than 256 MiB.
     deterministic : bool, optional
-        Ask for bitwise reproducible results. All present kernels are; the setting exists for those that may not be.
+        Ask for bitwise reproducible results, which every algorithm gives: ``"tune"`` is ``"auto"`` then.
 
     Raises
     ------
@@ -143,6 +170,17 @@ def config_context(
         If ``algorithm`` is unknown.
     TypeError, ShapeError
         If a number is not an int or too small.
+
+    Examples
+    --------
+    >>> import fastconv, numpy as np
+    >>> x, weight = np.ones((1, 1, 4, 4)), np.ones((1, 1, 3, 3))
+    >>> with fastconv.config_context(algorithm="tune", threads=1):
+    ...     y = fastconv.conv2d(x, weight, backend="cpp")
+    >>> with fastconv.config_context(algorithm="winograd"):
+    ...     y = fastconv.conv2d(x, weight, backend="cpp")
+    Traceback (most recent call last):
+    ValueError: conv2d: algorithm 'winograd' needs floating-point numbers, a kernel of at least 2x2 ...
     """
     changes: dict[str, Any] = {}
     if threads is not None:

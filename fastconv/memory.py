@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastconv import tuning
 from fastconv.errors import SettingError
 from fastconv.machine import usable_memory
 
@@ -48,11 +49,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def clear_cache() -> int:
-    """Release the memory that is kept for results and kernels to come.
+    """Release the memory that is kept for results and kernels to come, and forget which algorithms were measured best.
 
     These are the buffers of large results that have died, and the temporary memory of the compiled kernels, which
     each thread keeps from call to call: that of the calling thread at once, that of the kernels' own threads as soon
-    as they have nothing to do.
+    as they have nothing to do. With ``algorithm="tune"`` (see `config_context`) convolutions measure anew.
 
     Returns
     -------
@@ -68,6 +69,7 @@ def clear_cache() -> int:
     --------
     show_config : says how many bytes of buffers are kept and may be kept, and how many of temporary memory.
     """
+    tuning.forget()
     pool = _pool()
     return 0 if pool is None else pool.clear_cache()
 

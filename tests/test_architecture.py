@@ -30,7 +30,7 @@ FLOORS = (
     ("fastconv.errors", "fastconv.machine", "fastconv._version"),
     ("fastconv.geometry",),
     ("fastconv.config", "fastconv.dtypes", "fastconv.activations"),
-    ("fastconv.memory", "fastconv._native"),
+    ("fastconv.memory", "fastconv.tuning", "fastconv._native"),
     ("fastconv.backends",),
     (
         "fastconv.ops",
@@ -265,7 +265,7 @@ def test_every_backend_has_every_kernel(backend):
         with pytest.raises(ImportError, match=r"no .* kernels"):
             importlib.import_module(BACKENDS[backend].module)
         return
-    for kernel in (*KERNELS, "describe"):
+    for kernel in (*KERNELS, "choice", "describe"):
         expected = getattr(Backend, kernel).__code__.co_argcount - 1  # less self
         assert found.get(kernel) == expected, f"{kernel} needs {expected} parameters"
     if fastconv.available_backends()[backend] is True:

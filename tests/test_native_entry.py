@@ -76,8 +76,8 @@ def arguments(kernel: str, geometry: Any, dtype: Any = np.float64) -> dict[str, 
             "geometry": g,
         },
     }[kernel]()
-    algorithm = {"algorithm": 0} if kernel.startswith("conv_") else {}
-    return {**call, **algorithm, "threads": 2}
+    settings = {"algorithm": 0, "workspace_limit": None} if kernel.startswith("conv_") else {}
+    return {**call, **settings, "threads": 2}
 
 
 KERNELS = {
@@ -91,6 +91,7 @@ KERNELS = {
 }
 OUTPUTS = ("y", "grad_x", "grad_weight")
 OPTIONAL = ("bias", "indices")
+SETTINGS = ("algorithm", "workspace_limit", "threads")
 
 
 def bad_arrays(name: str, a: np.ndarray, kernel: str) -> Iterator[tuple[str, Any]]:
@@ -171,7 +172,10 @@ def bad_calls(kernel: str) -> Iterator[tuple[str, dict[str, Any]]]:
         elif name == "geometry":
             choices = bad_geometries(value)
         elif name == "algorithm":
-            choices = ((repr(v), v) for v in (-1, 3, 255, 2**31, 2**32 + 1, -(2**31), "direct", *BAD_NUMBERS))
+            choices = ((repr(v), v) for v in (-1, 5, 255, 2**31, 2**32 + 1, -(2**31), "direct", *BAD_NUMBERS))
+        elif name == "workspace_limit":
+            numbers = (value for value in BAD_NUMBERS if value is not None)
+            choices = ((repr(v), v) for v in (-1, -(2**63), "1", *numbers))
         elif name == "activation":
             choices = ((repr(v), v) for v in (-1, 8, 255, 2**31, 2**32 + 1, -(2**31), "relu", *BAD_NUMBERS))
         else:
@@ -282,7 +286,7 @@ def astray(kernel: str, geometries: Iterator[Any], enter: Enter) -> list[str]:
         if reach(geometry) > REACH_LIMIT:
             wrong.append(f"{name}: accepted")
             continue
-        plain = {name: value for name, value in plain.items() if name not in ("algorithm", "threads")}
+        plain = {name: value for name, value in plain.items() if name not in SETTINGS}
         if "activation" in plain:
             plain["activation"] = "relu"
         getattr(reference, kernel)(*plain.values())
@@ -297,6 +301,43 @@ def astray(kernel: str, geometries: Iterator[Any], enter: Enter) -> list[str]:
 def test_far_windows(kernel: str):
     geometries = far_conv_geometries if isinstance(KERNELS[kernel], ConvGeometry) else far_pool_geometries
     wrong = in_child(lambda enter: astray(kernel, geometries(), enter), 120)
+    assert not wrong, f"{len(wrong)} calls:\n" + "\n".join(wrong[:40])
+
+
+def explained(enter: Enter) -> list[str]:
+    """What `explain_conv` should refuse and does not; it needs no arrays, so sizes may be anything."""
+    good = {
+        "kernel": "conv_forward",
+        "dtype": np.dtype("f4"),
+        "geometry": CONV,
+        "algorithm": 0,
+        "threads": 2,
+        "workspace_limit": None,
+    }
+    calls = [
+        ("kernel: pooling", {**good, "kernel": "max_pool"}),
+        ("dtype", {**good, "dtype": np.dtype("f2")}),
+    ]
+    calls += [
+        (f"{kernel} with {what}", {**good, "kernel": kernel, "geometry": bad})
+        for kernel in ("conv_forward", "conv_grad_input", "conv_grad_weight")
+        for what, bad in bad_geometries(CONV)
+    ]
+    wrong = accepted(iter(calls), _native.explain_conv, enter)
+    for geometry in far_conv_geometries():
+        enter(f"explain {geometry}")
+        for kernel in ("conv_forward", "conv_grad_input", "conv_grad_weight"):
+            try:
+                name, candidates = _native.explain_conv(**{**good, "kernel": kernel, "geometry": geometry})
+            except ValueError:
+                continue
+            if name not in candidates or not all(np.isfinite(row[:3]).all() for row in candidates.values()):
+                wrong.append(f"{kernel} {geometry}: {name} of {candidates}")
+    return wrong
+
+
+def test_explaining_misfits_raises():
+    wrong = in_child(explained, 120)
     assert not wrong, f"{len(wrong)} calls:\n" + "\n".join(wrong[:40])
 
 

@@ -8,13 +8,16 @@ place them by OpenMP's environment variables.
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from fastconv import _native
+from fastconv import _native, tuning
 from fastconv.activations import ACTIVATION_CODES
-from fastconv.config import ALGORITHMS, for_kernels, get_num_threads
+from fastconv.backends.protocol import Candidate, Choice
+from fastconv.config import for_kernels, get_num_threads
 from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
@@ -34,16 +37,19 @@ if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
         raise SettingError("FASTCONV_THREAD_POOL: the module was built without OpenMP")
 
 
-_ALGORITHM_CODES = {name: code for code, name in enumerate(ALGORITHMS)}  # as the compiled module counts them
+_CODES = {name: code for code, name in enumerate(_native.algorithms())}
+ALGORITHMS = (*_CODES, "tune")
 
 
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
     """``y = activation(weight * x + bias)``."""
-    algorithm, threads = for_kernels()
+    algorithm, threads, limit = for_kernels()
     code = ACTIVATION_CODES[activation]
-    _native.conv_forward(x, weight, bias, code, y, geometry, _ALGORITHM_CODES[algorithm], threads)
+    if algorithm == "tune":
+        algorithm = _quickest("conv_forward", (x, weight, bias, code, y), geometry, threads, limit)
+    _native.conv_forward(x, weight, bias, code, y, geometry, _CODES[algorithm], threads, limit)
 
 
 def conv_grad_input(
@@ -55,17 +61,44 @@ def conv_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``."""
-    algorithm, threads = for_kernels()
+    algorithm, threads, limit = for_kernels()
     code = ACTIVATION_CODES[activation]
-    _native.conv_grad_input(
-        grad_y, weight, bias, code, grad_x, geometry, _ALGORITHM_CODES[algorithm], threads
-    )
+    if algorithm == "tune":
+        algorithm = _quickest(
+            "conv_grad_input", (grad_y, weight, bias, code, grad_x), geometry, threads, limit
+        )
+    _native.conv_grad_input(grad_y, weight, bias, code, grad_x, geometry, _CODES[algorithm], threads, limit)
 
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by the weights."""
-    algorithm, threads = for_kernels()
-    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _ALGORITHM_CODES[algorithm], threads)
+    algorithm, threads, limit = for_kernels()
+    if algorithm == "tune":
+        algorithm = _quickest("conv_grad_weight", (x, grad_y, grad_weight), geometry, threads, limit)
+    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _CODES[algorithm], threads, limit)
+
+
+def _quickest(
+    kernel: str, arrays: tuple[Any, ...], geometry: ConvGeometry, threads: int, limit: int | None
+) -> str:
+    """The quickest algorithm for a call of a kernel, measured by that call where it is the first of its kind."""
+    dtype = arrays[0].dtype
+    key = _tuning_key(kernel, dtype, geometry, threads, limit)
+    seconds = tuning.known(key)
+    if seconds is None:
+        run = getattr(_native, kernel)
+        _, candidates = _native.explain_conv(kernel, dtype, geometry, _CODES["auto"], threads, limit)
+        able = [name for name, candidate in candidates.items() if Candidate(*candidate).fits]
+        seconds = tuning.measured(
+            key, able, lambda name: run(*arrays, geometry, _CODES[name], threads, limit)
+        )
+    return tuning.winner(seconds)
+
+
+def _tuning_key(
+    kernel: str, dtype: np.dtype[Any], geometry: ConvGeometry, threads: int, limit: int | None
+) -> Hashable:
+    return kernel, dtype.char, geometry, threads, limit, _native.get_isa()
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
@@ -86,6 +119,23 @@ def avg_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
 def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """The adjoint of `avg_pool`."""
     _native.avg_pool_grad_input(grad_y, grad_x, geometry, get_num_threads())
+
+
+def choice(kernel: str, dtype: np.dtype[Any], geometry: ConvGeometry | None) -> Choice:
+    """What the compiled module says that it would run; a measured winner where there is one."""
+    algorithm, threads, limit = for_kernels()
+    isa = _native.get_isa()
+    if geometry is None:
+        return Choice(threads, isa)
+    seconds = None
+    code = _CODES.get(algorithm, _CODES["auto"])
+    if algorithm == "tune":
+        seconds = tuning.known(_tuning_key(kernel, dtype, geometry, threads, limit))
+        if seconds is not None:
+            code = _CODES[tuning.winner(seconds)]
+    chosen, rows = _native.explain_conv(kernel, dtype, geometry, code, threads, limit)
+    candidates = {name: Candidate(*row) for name, row in rows.items()}
+    return Choice(candidates[chosen].threads, isa, chosen, candidates, seconds)
 
 
 def describe() -> dict[str, str]:

@@ -10,7 +10,11 @@ dtypes: the convolution kernels take float32, float64, int32 and int64; ``max_po
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
@@ -25,6 +29,26 @@ KERNELS = (
     "avg_pool",
     "avg_pool_grad_input",
 )
+
+
+class Candidate(NamedTuple):
+    """An algorithm that could serve a convolution, and what a model says that it takes."""
+
+    time: float  # in multiply-adds of a large matrix product that take as long
+    multiplications: float
+    workspace: float  # bytes
+    threads: int  # at most so many are started
+    fits: bool  # the limit of workspace
+
+
+class Choice(NamedTuple):
+    """What a kernel runs with the present settings."""
+
+    threads: int  # at most so many are started
+    isa: str | None = None  # the instruction set, where the backend chooses one
+    algorithm: str | None = None  # of a convolution
+    candidates: Mapping[str, Candidate] = MappingProxyType({})  # by name, where the backend has several
+    seconds: Mapping[str, float] | None = None  # of each, where that was measured and decides
 
 
 class Backend(Protocol):
@@ -76,6 +100,15 @@ class Backend(Protocol):
 
     def avg_pool_grad_input(self, grad_y: Array, grad_x: Array, geometry: PoolGeometry, /) -> None:
         """The adjoint of `avg_pool`."""
+
+    def choice(self, kernel: str, dtype: np.dtype[Any], geometry: ConvGeometry | None, /) -> Choice:
+        """What ``kernel`` runs of this geometry with the present settings; a pooling kernel's geometry is ``None``.
+
+        Raises
+        ------
+        ValueError, MemoryError
+            As the kernel does.
+        """
 
     def describe(self) -> dict[str, str]:
         """Versions, instruction set and threading of the backend, for `fastconv.show_config`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.activations import ACTIVATIONS
+from fastconv.backends.protocol import Choice
 from fastconv.geometry import AxisWindows, ConvGeometry, PoolGeometry, pool_windows, taps
 
 Array = NDArray[Any]
@@ -126,6 +127,11 @@ def avg_pool_grad_input(grad_y: Array, grad_x: Array, geometry: PoolGeometry) ->
         element: Any = (slice(None), d, h, w)
         np.add.at(total, element, np.where(inside, share, 0))
     grad_x[...] = total
+
+
+def choice(_kernel: str, _dtype: np.dtype[Any], geometry: ConvGeometry | None) -> Choice:
+    """One thread and one algorithm serve everything."""
+    return Choice(threads=1, algorithm=None if geometry is None else "direct")
 
 
 def describe() -> dict[str, str]:

@@ -497,14 +497,17 @@ def _kernel(call: Call, name: str) -> Callable[..., None]:
             f"{call.op}: backend {call.backend_name!r} has no algorithm {chosen!r}, expected one of {', '.join(known)}"
         )
     kernel: Callable[..., None] = getattr(call.backend, name)
-    if chosen == "auto":  # serves every geometry
+    if chosen == "auto" and config.workspace_limit() is None:  # serves every geometry
         return kernel
 
     def run(*arguments: Any) -> None:
         try:
             kernel(*arguments)
-        except ValueError as error:  # one that cannot serve this geometry
-            raise ValueError(f"{call.op}: {error}") from error
+        except (
+            ValueError,
+            MemoryError,
+        ) as error:  # one that cannot serve this geometry, or not within the limit
+            raise type(error)(f"{call.op}: {error}") from error
 
     return run
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fastconv.activations import ACTIVATION_CODES
 from fastconv.backends.numba_cpu import common, dense, direct, launch, narrow, pool, spread, vectors
+from fastconv.backends.protocol import Choice
+from fastconv.config import get_num_threads
 from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 
 Array = NDArray[Any]
@@ -509,6 +511,13 @@ def _depth_block(depth: int) -> int:
 
 def _ceil(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
+
+
+def choice(_kernel: str, _dtype: np.dtype[Any], geometry: ConvGeometry | None) -> Choice:
+    """One algorithm has a name; it may be computed plane by plane or by panels."""
+    if geometry is None:
+        return Choice(get_num_threads())
+    return Choice(_plan(geometry).workers(), algorithm="direct")
 
 
 def describe() -> dict[str, str]:

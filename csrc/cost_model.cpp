@@ -1,0 +1,266 @@
+#include "cost_model.h"
+
+#include "parallel.h"
+#include "phases.h"
+#include "winograd.h"
+
+namespace fastconv {
+namespace {
+
+double real(Index value) {
+    return static_cast<double>(value);
+}
+
+int threads_for(double multiply_adds, int threads) {
+    constexpr double kPlenty = 1e18;
+    return worthwhile_threads(static_cast<Index>(std::min(multiply_adds, kPlenty)), threads);
+}
+
+template <class T>
+double bytes(double elements) {
+    return elements * static_cast<double>(sizeof(T));
+}
+
+// Products of a weight and an element for one source and one result channel of one image.
+template <class T>
+double pair_products(const GatherProblem<T>& p) {
+    double sum = 0;
+    for (const GatherPlan& plan : p.plans)
+        sum += real(plan.outputs()) * real(plan.taps());
+    return sum;
+}
+
+template <class T>
+double all_products(const GatherProblem<T>& p) {
+    return pair_products(p) * real(p.batch) * real(p.groups) * real(p.sources) * real(p.results);
+}
+
+// Elements that neighbouring results of an axis read together.
+double extent(const GatherAxis& axis, Index outputs) {
+    const auto [first, last] =
+        std::minmax_element(axis.taps.begin(), axis.taps.end(),
+                            [](const GatherTap& a, const GatherTap& b) { return a.offset < b.offset; });
+    return real(outputs - 1) * real(axis.step) + real(last->offset - first->offset + 1);
+}
+
+// Of one source, that the windows of all results hold together.
+double window_elements(const GatherPlan& plan) {
+    const auto& [d, h, w] = plan.axes;
+    return real(d.outputs) * real(static_cast<Index>(d.taps.size())) * extent(h, h.outputs) *
+           extent(w, w.outputs);
+}
+
+// Of the padded window that gather_window.cpp or window_grad_weight.cpp copies of so many sources, which is
+// at most about `most` bytes, but at least one row of results.
+template <class T>
+double window_bytes(const GatherPlan& plan, Index sources, double most) {
+    const auto& [d, h, w] = plan.axes;
+    const double slices = real(sources) * real(static_cast<Index>(d.taps.size()));
+    const Index narrow = std::min<Index>(w.outputs, 4 * static_cast<Index>(tiles<T>().lanes));
+    const double all = slices * extent(h, h.outputs) * (extent(w, w.outputs) + real(w.step));
+    const double least = slices * extent(h, 1) * (extent(w, narrow) + real(w.step));
+    return std::min(bytes<T>(all), std::max(most, bytes<T>(least))) + bytes<T>(real(tiles<T>().lanes));
+}
+
+// The share of a tile's lanes that hold weights, where at least 8 sums in flight hide the latency of an
+// addition.
+template <class T>
+double outer_products_efficiency(Index inputs, Index outputs) {
+    const int vectors = outer_vectors<T>(outputs);
+    const double used = real(outputs) / real(round_up(outputs, vectors * tiles<T>().lanes));
+    return used * std::min(1.0, real(inputs * vectors) / 8);
+}
+
+// What a weight gradient's multiply-add takes beside one of a gather.
+constexpr double kGradWeightProduct = 1.25;
+
+// Of transformed patches, weights and sums.
+template <class T>
+struct WinogradSizes {
+    explicit WinogradSizes(const GatherProblem<T>& p)
+        : grid(p.batch, p.plans.front()), tiles(grid.tiles({0, grid.runs})),
+          width(outer_vectors<T>(p.results) * fastconv::tiles<T>().lanes), blocks(ceil_div(p.results, width)),
+          windows(small_windows(p.plans.front())),
+          tile(odd_lines<T>(windows * round_up(p.sources, fastconv::tiles<T>().lanes))) {}
+
+    double products(const GatherProblem<T>& p) const {
+        return real(kWinogradProducts) * real(tiles) * real(p.groups) * real(windows) * real(p.sources) *
+               real(p.results);
+    }
+
+    const TileGrid grid;
+    const Index tiles, width, blocks, windows;
+    const Index tile; // elements of one tile's patches, for one of the products
+};
+
+// Of a dilated convolution by the dense ones of its phases, whose images and results are copied.
+template <class T>
+Estimate phases_estimate(const GatherProblem<T>& p, int threads,
+                         Estimate (*dense_estimate)(const GatherProblem<T>&, int)) {
+    const GatherProblem<T> dense = problem_of_phases(p);
+    Estimate estimate = dense_estimate(dense, threads);
+    estimate.workspace += bytes<T>(real(dense.batch) * real(dense.groups) *
+                                   (real(dense.sources) * real(volume(dense.source_size)) +
+                                    real(dense.results) * real(volume(dense.result_size))));
+    return estimate;
+}
+
+} // namespace
+
+template <class T>
+Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
+    constexpr double kPackedWeight = 60, kPackedPixel = 12, kStored = 25; // multiply-adds
+    // Where there are fewer: they take as long to pack as so many, parts of vectors as whole ones, and
+    // storing results shows.
+    constexpr Index kFewChannels = 10;
+    constexpr Index kMostPanels = 4;
+    const Tiles<T>& tile = tiles<T>();
+    const double tile_rows = real(tile.rows), results = std::max(real(p.results), tile_rows);
+    double time = 0, weights = 0, panels = 0;
+    for (const GatherPlan& plan : p.plans) {
+        const double rows = real(p.sources) * real(plan.taps());
+        const double columns = real(round_up(p.batch * plan.outputs(), tile.columns));
+        double packed = rows;
+        if (std::min(p.sources, p.results) < kFewChannels) {
+            const Index wide = plan.axes[2].outputs;
+            const double whole = real(round_up(wide, tile.lanes)) / real(wide);
+            packed = std::max(rows, real(kFewChannels) * whole * real(plan.taps()));
+            time += kStored * results * columns;
+        }
+        time += rows * results * (columns + kPackedWeight) + kPackedPixel * packed * columns;
+        weights += rows;
+        const Index depth = std::max(kDepthOfChunk, plan.taps());
+        panels = std::max(panels, std::min(rows, real(depth)));
+    }
+    const double blocks = real(ceil_div(p.results, tile.rows));
+    const double packed_weights = real(p.groups) * blocks * tile_rows * weights;
+    const double columns = real(kMostPanels * tile.columns);
+    // Of a thread: its panels, sums that are not stored until they are complete, and weights being turned.
+    const double own = columns * (panels + blocks * tile_rows) + real(volume(p.kernel)) * tile_rows;
+    const double products = all_products(p);
+    const int workers = threads_for(products, threads);
+    return {real(p.groups) * time, products, bytes<T>(packed_weights + real(workers) * own), workers};
+}
+
+template <class T>
+Estimate window_estimate(const GatherProblem<T>& p, int threads) {
+    constexpr double kCopied = 80, kStored = 13, kRow = 450, kWeight = 200; // multiply-adds
+    constexpr double kMostBytes =
+        512 << 10; // of a window of many sources, and of results before they are scattered
+    constexpr Index kResultsTogether = 4;
+    double plane = 0, own = 0;
+    for (const GatherPlan& plan : p.plans) {
+        const auto& [d, h, w] = plan.axes;
+        const double outputs = real(plan.outputs()), rows = real(d.outputs) * real(h.outputs);
+        const double vectors = rows * real(round_up(w.outputs, tiles<T>().lanes));
+        plane += real(p.sources) * real(p.results) * real(plan.taps()) * vectors +
+                 kCopied * real(p.sources) * window_elements(plan) + kStored * real(p.results) * outputs +
+                 kRow * rows * real(ceil_div(p.results, kResultsTogether));
+        own = std::max(own, window_bytes<T>(plan, p.sources, kMostBytes));
+    }
+    const double weights = real(p.groups) * real(p.sources) * real(p.results) * real(volume(p.kernel));
+    const double products = all_products(p);
+    const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
+    return {real(p.batch) * real(p.groups) * plane + kWeight * weights, products, real(workers) * own,
+            workers};
+}
+
+template <class T>
+Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
+    if (is_dilated(p))
+        return phases_estimate(p, threads, winograd_estimate<T>);
+    constexpr double kTransformedElement = 22; // multiply-adds
+    constexpr double kLargeWeights = 4 << 20;  // bytes, and the others as in winograd.cpp
+    constexpr Index kFewTiles = 160, kTilesOfTask = 96, kTilesOfPass = 48, kSourcesOfPiece = 256, kPacked = 9;
+    const WinogradSizes<T> sizes(p);
+    const double time = winograd_work(p) + kTransformedElement * winograd_filter_elements(p);
+    const double products = sizes.products(p);
+    const int workers = threads_for(products, threads);
+    const double depth = real(sizes.windows) * real(p.sources), width = real(sizes.width);
+    const double weights = depth * real(sizes.blocks) * width;
+    // Whole runs of tiles may be one run more than wanted.
+    const Index task = std::min(sizes.tiles, kTilesOfTask), pass = std::min(sizes.tiles, kTilesOfPass);
+    double shared, own;
+    if (bytes<T>(kWinogradProducts * weights) > kLargeWeights && sizes.tiles <= kFewTiles) {
+        const Index piece = std::min(p.sources, kSourcesOfPiece);
+        shared = kWinogradProducts * real(odd_lines<T>(sizes.tiles * sizes.tile));
+        own = kWinogradProducts * (real(odd_lines<T>(kSourcesOfPiece * sizes.width)) +
+                                   real(odd_lines<T>(sizes.tiles * sizes.width))) +
+              kPacked * real(piece) * width;
+    } else {
+        shared = real(p.groups) * real(sizes.blocks) * kWinogradProducts *
+                 real(odd_lines<T>(sizes.windows * p.sources * sizes.width));
+        own = kWinogradProducts *
+                  (real(odd_lines<T>(task * sizes.tile)) + real(odd_lines<T>(pass * sizes.width))) +
+              kPacked * real(std::min<Index>(p.sources, 32)) * width;
+    }
+    own += real(winograd_staging<T>());
+    return {real(p.groups) * time, products, bytes<T>(shared + real(workers) * own), workers};
+}
+
+template <class T>
+Estimate outer_products_estimate(const GatherProblem<T>& forward, double workspace, int threads) {
+    const double products = all_products(forward);
+    const double efficiency = outer_products_efficiency<T>(forward.sources, forward.results);
+    return {kGradWeightProduct * products / efficiency, products, workspace, threads_for(products, threads)};
+}
+
+template <class T>
+Estimate window_grad_weight_estimate(const GatherProblem<T>& forward, int threads) {
+    constexpr double kCopied = 50;       // multiply-adds
+    constexpr double kRowProducts = 0.7; // of the speed of a tile of outer products, where vectors are full
+    constexpr double kMostBytes = 64 << 10;
+    constexpr Index kTasksWanted = 16;
+    const GatherPlan& plan = forward.plans.front();
+    const Index lanes = tiles<T>().lanes, columns = plan.axes[2].outputs;
+    const double products = all_products(forward);
+    const double efficiency = kRowProducts * real(columns) / real(round_up(columns, lanes));
+    const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
+    const double weights = real(forward.sources) * real(forward.results) * real(plan.taps());
+    const double parts =
+        real(forward.groups) * real(std::min(forward.batch, ceil_div(kTasksWanted, forward.groups)));
+    const double copied =
+        real(forward.batch) * real(forward.groups) * real(forward.sources) * window_elements(plan);
+    const double own = window_bytes<T>(plan, 1, kMostBytes) + bytes<T>(weights * real(lanes));
+    return {kGradWeightProduct * products / efficiency + kCopied * copied, products,
+            bytes<Total<T>>(parts * weights) + real(workers) * own, workers};
+}
+
+template <class T>
+Estimate winograd_grad_weight_estimate(const GatherProblem<T>& forward, int threads) {
+    if (is_dilated(forward))
+        return phases_estimate(forward, threads, winograd_grad_weight_estimate<T>);
+    constexpr double kTransformedElement = 11, kStart = 1.5e6; // multiply-adds
+    // As in winograd_grad_weight.cpp.
+    constexpr Index kTilesOfBlock = 224, kTasksWanted = 16, kFewestRows = 12, kMostRows = 60, kPacked = 9;
+    const WinogradSizes<T> sizes(forward);
+    const double products = sizes.products(forward);
+    const int workers = threads_for(products, threads);
+    const double time =
+        winograd_work(forward) + kTransformedElement * winograd_filter_elements(forward) + kStart;
+    const Index tiles = std::min(sizes.tiles, kTilesOfBlock);
+    const double transformed =
+        real(odd_lines<T>(tiles * sizes.tile)) + real(odd_lines<T>(sizes.blocks * tiles * sizes.width));
+    const Index rows =
+        std::clamp(round_up(sizes.windows * forward.sources * sizes.blocks / kTasksWanted, kFewestRows),
+                   kFewestRows, kMostRows);
+    const Index panels = sizes.windows * ceil_div(forward.sources, rows) * sizes.blocks;
+    const Index parts = ceil_div(kTasksWanted, panels);
+    const double panel = real(odd_lines<T>(rows * sizes.width));
+    const bool at_once = parts == 1 && sizes.grid.runs <= sizes.grid.runs_of(kTilesOfBlock);
+    const double sums = at_once ? real(workers) * panel : real(panels) * real(parts) * panel;
+    const double own = real(winograd_staging<T>()) + kPacked * real(rows) * real(sizes.width);
+    return {real(forward.groups) * time, products,
+            bytes<T>(kWinogradProducts * (transformed + sums) + real(workers) * own), workers};
+}
+
+#define INSTANTIATE(T)                                                               \
+    template Estimate gemm_estimate(const GatherProblem<T>&, int);                   \
+    template Estimate window_estimate(const GatherProblem<T>&, int);                 \
+    template Estimate winograd_estimate(const GatherProblem<T>&, int);               \
+    template Estimate outer_products_estimate(const GatherProblem<T>&, double, int); \
+    template Estimate window_grad_weight_estimate(const GatherProblem<T>&, int);     \
+    template Estimate winograd_grad_weight_estimate(const GatherProblem<T>&, int);
+FASTCONV_CONV_TYPES(INSTANTIATE)
+
+} // namespace fastconv

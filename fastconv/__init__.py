@@ -5,6 +5,7 @@ from fastconv._version import __version__
 from fastconv.backends import available_backends, set_backend, use_backend
 from fastconv.config import config_context, get_num_threads, set_num_threads
 from fastconv.errors import BackendUnavailableError, ShapeError
+from fastconv.explain import explain
 from fastconv.info import show_config
 from fastconv.memory import clear_cache
 from fastconv.ops.conv import (
@@ -89,6 +90,7 @@ __all__ = [
     "conv_transpose2d_backward",
     "conv_transpose3d",
     "conv_transpose3d_backward",
+    "explain",
     "fold",
     "get_num_threads",
     "grad",

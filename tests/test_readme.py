@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import importlib
+import inspect
 import io
 import pkgutil
 import re
@@ -24,9 +25,17 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 PRINTS = re.compile(r"^ *print\(.*\)  # (.+)$", flags=re.MULTILINE)
 
 
+def skip_without(text):
+    """Skip where ``text`` shows a backend that cannot run here."""
+    for name, usable in fastconv.available_backends().items():
+        if usable is not True and f'backend="{name}"' in text:
+            pytest.skip(f"shows the backend {name}: {usable}")
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n", 1)[0])
 def test_code_prints_what_its_comments_say(block, tmp_path, monkeypatch):
+    skip_without(block)
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -84,5 +93,6 @@ def modules_with_docstrings():
 def test_docstrings(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
+    skip_without(inspect.getsource(module))
     failures, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert failures == 0

@@ -6,8 +6,9 @@ A backend is a module with the functions of `fastconv.backends.protocol`; it is 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple, cast
 
@@ -31,6 +32,9 @@ BACKENDS: dict[str, Row] = {
     "numba": Row("fastconv.backends.numba_cpu", "numpy", "pip install 'fastconv[numba]'"),
     "cupy": Row("fastconv.backends.cupy", "cupy", None),
 }
+_replacement: ContextVar[Callable[[Backend], Backend] | None] = ContextVar(
+    "fastconv_replacement", default=None
+)
 AUTOMATIC = ("cpp", "numba", "reference")  # best first
 
 
@@ -92,7 +96,18 @@ def resolve(op: str, explicit: str | None, library: str) -> tuple[str, Backend]:
     backend = _import(name)
     if BACKENDS[name].library != library:
         raise TypeError(f"{op}: backend {name!r} takes {BACKENDS[name].library} arrays, got {library} arrays")
-    return name, backend
+    replace = _replacement.get()
+    return name, backend if replace is None else replace(backend)
+
+
+@contextmanager
+def replaced(replace: Callable[[Backend], Backend]) -> Iterator[None]:
+    """Inside a ``with`` block, in this thread or async task only, calls get what ``replace`` makes of their backend."""
+    token = _replacement.set(replace)
+    try:
+        yield
+    finally:
+        _replacement.reset(token)
 
 
 def set_backend(name: str | None) -> None:

@@ -23,7 +23,6 @@ namespace {
 
 constexpr Index kSourcesPerPacking = 32;
 constexpr Index kFewestChannels = 16;
-constexpr double kMostFilterBytes = 256 << 20;
 constexpr Index kLargeWeights = 4 << 20; // bytes of u
 constexpr Index kFewTiles = 160;
 constexpr Index kTilesPerPass = 48;     // share a pass over u, and their products stay in cache
@@ -273,22 +272,6 @@ bool winograd_applies(const GatherProblem<T>& p) {
 }
 
 template <class T>
-bool winograd_pays(const GatherProblem<T>& p) {
-    constexpr double kTransformedElement = 22, kPackedWeight = 60, kPackedPixel = 12; // multiply-adds
-    if (is_dilated(p))
-        return winograd_pays(problem_of_phases(p));
-    const double filters = winograd_filter_elements(p);
-    if (filters * static_cast<double>(p.groups) * sizeof(T) > kMostFilterBytes)
-        return false;
-    const GatherPlan& plan = p.plans.front();
-    const double rows = static_cast<double>(p.sources * plan.taps()),
-                 results = static_cast<double>(p.results);
-    const double columns = static_cast<double>(round_up(p.batch * plan.outputs(), tiles<T>().columns));
-    const double direct = rows * (results * (columns + kPackedWeight) + kPackedPixel * columns);
-    return winograd_work(p) + kTransformedElement * filters < direct;
-}
-
-template <class T>
 bool winograd(const GatherProblem<T>& problem, int threads) {
     if constexpr (std::is_floating_point_v<T>) {
         if (!is_dilated(problem))
@@ -312,7 +295,6 @@ bool winograd(const GatherProblem<T>& problem, int threads) {
 
 #define INSTANTIATE(T)                                       \
     template bool winograd_applies(const GatherProblem<T>&); \
-    template bool winograd_pays(const GatherProblem<T>&);    \
     template bool winograd(const GatherProblem<T>&, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 

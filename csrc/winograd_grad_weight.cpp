@@ -20,7 +20,6 @@ namespace {
 constexpr Index kTilesPerBlock = 224;
 constexpr Index kTasksWanted = 16;
 constexpr Index kFewestRows = 12, kMostRows = 60; // sources of a panel: whole blocks of the tile
-constexpr double kMostSumBytes = 256 << 20;
 
 template <class T>
 class WinogradGradWeight {
@@ -201,20 +200,6 @@ private:
 } // namespace
 
 template <class T>
-bool winograd_grad_weight_pays(const GatherProblem<T>& p) {
-    constexpr double kTransformedElement = 11, kStart = 1.5e6, kDirect = 1.25; // multiply-adds; each of them
-    if (is_dilated(p))
-        return winograd_grad_weight_pays(problem_of_phases(p));
-    const double filters = winograd_filter_elements(p);
-    if (filters * sizeof(T) > kMostSumBytes)
-        return false;
-    const GatherPlan& plan = p.plans.front();
-    const double products =
-        static_cast<double>(p.batch * plan.outputs() * plan.taps() * p.sources * p.results);
-    return winograd_work(p) + kTransformedElement * filters + kStart < kDirect * products;
-}
-
-template <class T>
 bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int threads) {
     if constexpr (std::is_floating_point_v<T>) {
         if (!is_dilated(forward))
@@ -234,9 +219,7 @@ bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int t
     }
 }
 
-#define INSTANTIATE(T)                                                \
-    template bool winograd_grad_weight_pays(const GatherProblem<T>&); \
-    template bool winograd_grad_weight(const GatherProblem<T>&, T*, int);
+#define INSTANTIATE(T) template bool winograd_grad_weight(const GatherProblem<T>&, T*, int);
 FASTCONV_CONV_TYPES(INSTANTIATE)
 
 } // namespace fastconv

@@ -235,14 +235,20 @@ Settings settings_of(int algorithm, int threads, std::optional<Index> workspace_
 // Other Python threads run while a kernel does, where it takes longer than changing over to one of them.
 class OthersRun {
 public:
-    explicit OthersRun(double multiply_adds) {
-        if (multiply_adds > kBrief)
-            release_.emplace();
+    explicit OthersRun(double multiply_adds)
+        : state_(multiply_adds > kBrief ? PyEval_SaveThread() : nullptr) {}
+    // An interpreter that has ended meanwhile does not let a thread back in, but unwinds it from here.
+    ~OthersRun() noexcept(false) {
+        if (state_ != nullptr)
+            PyEval_RestoreThread(state_);
     }
+    OthersRun(const OthersRun&) = delete;
+    OthersRun& operator=(const OthersRun&) = delete;
+
+    static constexpr double kBrief = 1 << 14; // some microseconds, and one thread's work in every kernel
 
 private:
-    static constexpr double kBrief = 1 << 14; // some microseconds, and one thread's work in every kernel
-    std::optional<py::gil_scoped_release> release_;
+    PyThreadState* const state_;
 };
 
 // Geometries from outside may have sizes whose product only a floating-point number can hold.
@@ -418,7 +424,7 @@ double bind_fma_peak(const std::string& dtype, int threads) {
     const int count = checked_threads(threads);
     if (dtype != "float32" && dtype != "float64")
         throw py::value_error("fma_peak: dtype must be 'float32' or 'float64', got '" + dtype + "'");
-    py::gil_scoped_release release;
+    const OthersRun release(2 * OthersRun::kBrief);
     return dtype == "float32" ? fma_peak<float>(count) : fma_peak<double>(count);
 }
 
@@ -513,9 +519,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("cache_limit", [] { return BufferPool::instance().limit(); });
     m.def("cached_bytes", [] { return BufferPool::instance().idle_bytes(); });
     m.def("workspace_bytes", &total_workspace_bytes);
-    m.def(
-        "clear_cache", [] { return BufferPool::instance().clear() + release_workspaces(); },
-        py::call_guard<py::gil_scoped_release>());
+    m.def("clear_cache", [] {
+        const OthersRun release(2 * OthersRun::kBrief);
+        return BufferPool::instance().clear() + release_workspaces();
+    });
     m.def("set_poison", [](bool poison) { BufferPool::instance().set_poison(poison); }, py::arg("poison"));
     m.def("available_isas", &available_isas);
     m.def("get_isa", [] { return std::string(tile_set().name); });

@@ -4,6 +4,8 @@ Calls are made in children, with arrays between guard pages, so that a fault is 
 """
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -388,3 +390,26 @@ def test_unknown_instruction_set(name: Any):
     with pytest.raises((TypeError, ValueError)):
         _native.set_isa(name)
     assert _native.get_isa() == before
+
+
+DAEMONS = """
+import threading, time
+import numpy as np, fastconv
+
+x, weight = np.ones((4, 32, 40, 40), np.float32), np.ones((32, 32, 3, 3), np.float32)
+
+def compute():
+    while True:
+        fastconv.conv2d(x, weight, backend="cpp")
+
+for _ in range(3):
+    threading.Thread(target=compute, daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+def test_the_interpreter_ends_while_threads_compute():
+    """Daemon threads come back from a kernel to an interpreter that is no more."""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", DAEMONS], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -154,7 +154,7 @@ def config_context(
         weighted rows for few channels.
         ``"winograd"``: without stride, 4x4 results of a 3x3 kernel, or of a larger one as a sum of such, with a quarter
         of the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
-        largest of the 4x4.
+        largest of the 4x4 (for a weight gradient, of a filter).
     workspace_limit : int, optional
         Bytes of temporary memory of a convolution of `cpp`: packed or transformed weights, and some panels per
         thread. Algorithms that by the model's estimate take more are left out, and where none remains, the call

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from child import Enter, in_child
-from conftest import TESTED
+from conftest import SANITIZED, TESTED
 from guard import guarded, guarded_all
 
 from fastconv.backends import reference
@@ -408,6 +408,7 @@ time.sleep(0.05)
 """
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer has words to say when a process ends")
 def test_the_interpreter_ends_while_threads_compute():
     """Daemon threads come back from a kernel to an interpreter that is no more."""
     for _ in range(5):

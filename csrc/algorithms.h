@@ -124,7 +124,9 @@ Choice explain_conv_grad_input(const ConvGeometry& geometry, const Settings& set
 template <class T>
 Choice explain_conv_grad_weight(const ConvGeometry& geometry, const Settings& settings);
 
-// What Winograd's algorithm needs, in every direction.
+// What these need, in every direction.
+constexpr const char* kDepthwiseNeeds = "floating-point numbers, one input channel in each group, results of "
+                                        "at least two rows, and a stride along them of at most 2";
 constexpr const char* kWinogradNeeds =
     "floating-point numbers, a kernel of at least 2x2 without stride, where it is dilated of a single slice "
     "with "

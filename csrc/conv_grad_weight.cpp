@@ -286,14 +286,34 @@ bool run_winograd(const GradWeightProblem<T>& p, int threads) {
     return winograd_grad_weight(p.forward, p.grad_weight, threads);
 }
 
+template <class T>
+bool depthwise_serves(const GradWeightProblem<T>& p) {
+    if constexpr (std::is_floating_point_v<T>)
+        return depthwise_grad_weight_applies(p.forward);
+    else
+        return false;
+}
+template <class T>
+Estimate estimate_depthwise(const GradWeightProblem<T>& p, int threads) {
+    return with_taken(p, depthwise_estimate(p.forward, threads));
+}
+template <class T>
+bool run_depthwise(const GradWeightProblem<T>& p, int threads) {
+    if constexpr (std::is_floating_point_v<T>)
+        depthwise_grad_weight(p.forward, p.grad_weight, threads);
+    return true;
+}
+
 constexpr const char* kWindowNeeds = "few channels in and out of each group (their sums must fit 192 KiB), "
                                      "and windows and strides of at most 64";
 
 template <class T>
-constexpr std::array<Method<GradWeightProblem<T>>, 3> kMethods{{
+constexpr std::array<Method<GradWeightProblem<T>>, 4> kMethods{{
     {Algorithm::gemm, true, "nothing", outer_products_apply<T>, estimate_outer_products<T>,
      run_outer_products<T>},
     {Algorithm::window, true, kWindowNeeds, window_serves<T>, estimate_window<T>, run_window<T>},
+    {Algorithm::depthwise, true, kDepthwiseNeeds, depthwise_serves<T>, estimate_depthwise<T>,
+     run_depthwise<T>},
     {Algorithm::winograd, false, kWinogradNeeds, winograd_serves<T>, estimate_winograd<T>, run_winograd<T>},
 }};
 

@@ -166,6 +166,18 @@ Estimate window_estimate(const GatherProblem<T>& p, int threads) {
 }
 
 template <class T>
+Estimate depthwise_estimate(const GatherProblem<T>& p, int threads) {
+    constexpr double kElement = 18, kProduct = 0.6; // multiply-adds: memory is what takes the time
+    constexpr double kBlockBytes = 64 << 10;
+    const double elements =
+        real(p.batch) * real(p.groups) *
+        (real(p.sources) * real(volume(p.source_size)) + real(p.results) * real(volume(p.result_size)));
+    const double products = all_products(p);
+    const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
+    return {kElement * elements + kProduct * products, products, real(workers) * kBlockBytes, workers};
+}
+
+template <class T>
 Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     if (is_dilated(p))
         return phases_estimate(p, threads, winograd_estimate<T>);
@@ -257,6 +269,7 @@ Estimate winograd_grad_weight_estimate(const GatherProblem<T>& forward, int thre
 #define INSTANTIATE(T)                                                               \
     template Estimate gemm_estimate(const GatherProblem<T>&, int);                   \
     template Estimate window_estimate(const GatherProblem<T>&, int);                 \
+    template Estimate depthwise_estimate(const GatherProblem<T>&, int);              \
     template Estimate winograd_estimate(const GatherProblem<T>&, int);               \
     template Estimate outer_products_estimate(const GatherProblem<T>&, double, int); \
     template Estimate window_grad_weight_estimate(const GatherProblem<T>&, int);     \

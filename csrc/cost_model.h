@@ -22,6 +22,10 @@ Estimate window_estimate(const GatherProblem<T>& problem, int threads);
 template <class T>
 Estimate winograd_estimate(const GatherProblem<T>& problem, int threads);
 
+// Also of a weight gradient, whose problem is the forward one.
+template <class T>
+Estimate depthwise_estimate(const GatherProblem<T>& problem, int threads);
+
 // Of a weight gradient; `forward` is the forward problem, with grad_y in place of its results.
 template <class T>
 Estimate outer_products_estimate(const GatherProblem<T>& forward, double workspace, int threads);

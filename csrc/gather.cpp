@@ -148,9 +148,25 @@ constexpr const char* kWindowNeeds =
     "and at most 4096 products in a sum";
 
 template <class T>
-constexpr std::array<Method<GatherProblem<T>>, 3> kMethods{{
+bool depthwise_serves(const GatherProblem<T>& problem) {
+    if constexpr (std::is_floating_point_v<T>)
+        return depthwise_applies(problem);
+    else
+        return false;
+}
+template <class T>
+bool run_depthwise(const GatherProblem<T>& problem, int threads) {
+    if constexpr (std::is_floating_point_v<T>)
+        depthwise(problem, threads);
+    return true;
+}
+
+template <class T>
+constexpr std::array<Method<GatherProblem<T>>, 4> kMethods{{
     {Algorithm::gemm, true, "nothing", gemm_applies<T>, gemm_estimate<T>, run_gemm<T>},
     {Algorithm::window, true, kWindowNeeds, window_applies<T>, window_estimate<T>, run_window<T>},
+    {Algorithm::depthwise, true, kDepthwiseNeeds, depthwise_serves<T>, depthwise_estimate<T>,
+     run_depthwise<T>},
     {Algorithm::winograd, false, kWinogradNeeds, winograd_applies<T>, winograd_estimate<T>, winograd<T>},
 }};
 

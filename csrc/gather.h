@@ -147,6 +147,19 @@ bool winograd(const GatherProblem<T>& problem, int threads);
 template <class T>
 bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int threads);
 
+// Results that read one source channel each, in floating point: depthwise convolutions (depthwise.cpp).
+template <class T>
+bool depthwise_applies(const GatherProblem<T>& problem);
+template <class T>
+void depthwise(const GatherProblem<T>& problem, int threads);
+
+// The weight gradient likewise (depthwise_grad_weight.cpp). `problem` is the forward one, with grad_y in
+// place of its results.
+template <class T>
+bool depthwise_grad_weight_applies(const GatherProblem<T>& problem);
+template <class T>
+void depthwise_grad_weight(const GatherProblem<T>& problem, T* grad_weight, int threads);
+
 // Few channels and small windows: weighted rows of a padded window (gather_window.cpp).
 template <class T>
 bool window_applies(const GatherProblem<T>& problem);

@@ -8,8 +8,8 @@ namespace fastconv {
 
 // How a convolution is computed: by any algorithm, by any that sums the products of the definition, or by
 // one.
-enum class Algorithm { automatic, direct, gemm, window, winograd };
-constexpr const char* kAlgorithmNames[] = {"auto", "direct", "gemm", "window", "winograd"};
+enum class Algorithm { automatic, direct, gemm, window, depthwise, winograd };
+constexpr const char* kAlgorithmNames[] = {"auto", "direct", "gemm", "window", "depthwise", "winograd"};
 
 // What a caller decides about a convolution besides its operands.
 struct Settings {

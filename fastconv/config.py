@@ -17,7 +17,7 @@ from fastconv.errors import ShapeError
 from fastconv.geometry import one_bool, one_int
 from fastconv.machine import usable_processors
 
-ALGORITHMS = ("auto", "tune", "direct", "gemm", "window", "winograd")  # those of all backends
+ALGORITHMS = ("auto", "tune", "direct", "gemm", "window", "depthwise", "winograd")  # those of all backends
 
 
 class Config(NamedTuple):
@@ -141,7 +141,7 @@ def config_context(
     ----------
     threads : int, optional
         Number of threads, as in `set_num_threads`.
-    algorithm : {"auto", "tune", "direct", "gemm", "window", "winograd"}, optional
+    algorithm : {"auto", "tune", "direct", "gemm", "window", "depthwise", "winograd"}, optional
         The convolution algorithm; `numba` and `reference` know ``"auto"`` and ``"direct"`` only. One that cannot
         serve a call raises and says what it needs; `fastconv.explain` tells which one serves a call, and why.
 
@@ -150,8 +150,8 @@ def config_context(
         limit of workspace runs every algorithm that serves it a few times, and later ones take the winner, until
         `fastconv.clear_cache`. Which one wins, and so the rounding of results, may differ from process to process.
         ``"direct"``: whichever the model prefers of those that sum the products of the definition, and of whole
-        numbers exactly: ``"gemm"``, an implicit matrix product that serves every geometry, and ``"window"``, sums of
-        weighted rows for few channels.
+        numbers exactly: ``"gemm"``, an implicit matrix product that serves every geometry; ``"window"``, sums of weighted
+        rows for few channels; and ``"depthwise"``, the same without a copy where a result has one input channel.
         ``"winograd"``: without stride, 4x4 results of a 3x3 kernel, or of a larger one as a sum of such, with a quarter
         of the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
         largest of the 4x4 (for a weight gradient, of a filter).

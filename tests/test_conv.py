@@ -105,6 +105,24 @@ class TestTails:
             for n in range(1, 35) for stride in (1, 2)
         ))  # fmt: skip
 
+    @pytest.mark.parametrize("stride", [1, 2, 3, 4])
+    def test_depthwise_kernels(self, stride, kernel, dtype, backend):
+        self.check(backend, kernel, dtype, (
+            conv_geometry(
+                "conv2d", 2, (1, 2, 7 + height, 2 * width + 9), (2, 1, height, width), stride,
+                (height // 2, width - 1), dilation, 2
+            )
+            for height, width in itertools.product(range(1, 9), repeat=2)
+            for dilation in (1, (1 + height % 3, 1 + width % 2))
+            if dilation == 1 or (height + width) % 3 == 0
+        ))  # fmt: skip
+
+    def test_depthwise_heights(self, kernel, dtype, backend):
+        self.check(backend, kernel, dtype, (
+            conv_geometry("conv2d", 2, (2, 2, height, 5), (2, 1, 3, 3), stride, 1, 1, 2)
+            for height in range(1, 31) for stride in (1, 2, (2, 1), (1, 2))
+        ))  # fmt: skip
+
     def test_group_sizes(self, kernel, dtype, backend):
         self.check(backend, kernel, dtype, (
             conv_geometry("conv2d", 2, (1, 3 * c, 4, 5), (3 * k, c, 2, 2), 1, 0, 1, 3)
@@ -122,6 +140,7 @@ LONG_SUMS = {
     "weight-grouped": ("conv_grad_weight", ((8, 8, 56, 55), (8, 4, 3, 3), 1, 1, 1, 2)),
     "weight-pointwise": ("conv_grad_weight", ((16, 7, 28, 28), (9, 7, 1, 1), 1, 0, 1, 1)),
     "weight-depthwise": ("conv_grad_weight", ((8, 2, 57, 59), (2, 1, 3, 3), 1, 1, 1, 2)),
+    "weight-depthwise-many-images": ("conv_grad_weight", ((512, 3, 7, 7), (3, 1, 3, 3), 1, 1, 1, 3)),
     "weight-depthwise-strided": ("conv_grad_weight", ((4, 2, 225, 223), (2, 1, 3, 3), 2, 1, 1, 2)),
 }
 
@@ -519,6 +538,28 @@ def test_infinity_stays_infinite(backend):
     assert np.isfinite(grad_x).all()
     assert np.isposinf(grad_weight[:, 1]).all()
     assert (grad_weight[:, [0, 2]] == 0).all()
+
+
+@float_dtypes
+@pytest.mark.parametrize("stride", [1, 2])
+def test_infinity_meets_no_padding(stride, dtype, backend):
+    """Of depthwise layers: an infinite weight or gradient times the zeros around the input would be NaN."""
+    window = {"stride": stride, "padding": 1, "groups": 3}
+    x, weight = whole_numbers((2, 3, 15, 33), dtype, 1), whole_numbers((3, 1, 3, 3), dtype, 2)
+    grad = np.ones_like(fastconv.conv2d(x, weight, **window))
+    x += 5  # no zero
+    for side in itertools.product((0, 2), repeat=2):
+        weight[(0, 0, *side)] = np.inf
+    for row, column in itertools.product((0, -1), repeat=2):
+        grad[0, 1, row, column] = np.inf
+    y, expected_y = (fastconv.conv2d(x, weight, **window, backend=b) for b in (backend, "reference"))
+    np.testing.assert_array_equal(y, expected_y)
+    assert not np.isnan(y).any()
+    grads, expected = (
+        fastconv.conv2d_backward(grad, x, weight, **window, backend=b)[:2] for b in (backend, "reference")
+    )
+    for actual, reference in zip(grads, expected, strict=True):
+        np.testing.assert_array_equal(actual, reference)
 
 
 # --- types ---

@@ -37,7 +37,7 @@ CONVOLUTIONS = {
     "weights strided": ("conv2d_weight", [(2, 40, 14, 14), (72, 40, 1, 1), (2, 72, 7, 7)], {"stride": 2}),
     "weights 1x1": ("conv2d_weight", [(2, 40, 14, 14), (72, 40, 1, 1), (2, 72, 14, 14)], {}),
 }
-DIRECT = {"gemm", "window"}
+DIRECT = {"gemm", "window", "depthwise"}
 
 
 @pytest.fixture(params=[target for target in TARGETS if target.backend == "cpp"], ids=str)
@@ -78,7 +78,7 @@ def test_what_is_told_runs(name, cpp):
         allowed = DIRECT if asked == "direct" else set(ALGORITHMS)
         times = {key: row.time for key, row in found.candidates.items() if key in allowed}
         assert found.algorithm == min(times, key=times.get)
-    for algorithm in ("gemm", "window", "winograd"):
+    for algorithm in ("gemm", "window", "depthwise", "winograd"):
         if algorithm in found.candidates:
             named = told(name, algorithm=algorithm)
             assert named.algorithm == algorithm

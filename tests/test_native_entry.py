@@ -174,7 +174,7 @@ def bad_calls(kernel: str) -> Iterator[tuple[str, dict[str, Any]]]:
         elif name == "geometry":
             choices = bad_geometries(value)
         elif name == "algorithm":
-            choices = ((repr(v), v) for v in (-1, 5, 255, 2**31, 2**32 + 1, -(2**31), "direct", *BAD_NUMBERS))
+            choices = ((repr(v), v) for v in (-1, 6, 255, 2**31, 2**32 + 1, -(2**31), "direct", *BAD_NUMBERS))
         elif name == "workspace_limit":
             numbers = (value for value in BAD_NUMBERS if value is not None)
             choices = ((repr(v), v) for v in (-1, -(2**63), "1", *numbers))

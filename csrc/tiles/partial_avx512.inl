@@ -1,17 +1,26 @@
 // Parts of a vector by AVX-512's mask registers; lanes that are off do not fault.
 
+constexpr bool kMasksAreFree = true, kMasksLoad = true;
+
 template <class T>
-INLINE unsigned lane_mask(int first, int last) {
+using LaneMask = unsigned;
+
+template <class T>
+INLINE LaneMask<T> lane_mask(int first, int last) {
     return last > first ? ((1u << last) - 1u) & ~((1u << first) - 1u) : 0u;
 }
 
 template <class T>
-INLINE Vector<T> load_lanes(const T* p, int first, int last) {
-    const unsigned mask = lane_mask<T>(first, last);
+INLINE Vector<T> load_lanes(const T* p, LaneMask<T> mask) {
     if constexpr (sizeof(T) == 4)
         return (Vector<T>)_mm512_maskz_loadu_epi32((__mmask16)mask, p);
     else
         return (Vector<T>)_mm512_maskz_loadu_epi64((__mmask8)mask, p);
+}
+
+template <class T>
+INLINE Vector<T> load_lanes(const T* p, int first, int last) {
+    return load_lanes<T>(p, lane_mask<T>(first, last));
 }
 
 template <class T>
@@ -36,6 +45,21 @@ INLINE void store_every_second(T* p, int count, Vector<T> v) {
         _mm512_mask_storeu_epi64(p, (__mmask8)even, (__m512i)low);
         _mm512_mask_storeu_epi64(p + L, (__mmask8)(even >> L), (__m512i)high);
     }
+}
+
+// Of the lanes whose bits are set.
+template <class T>
+INLINE LaneMask<T> mask_of_bits(std::uint32_t bits) {
+    return bits;
+}
+
+// sum + a*b in the lanes of the mask, sum in the others. Of floating-point numbers.
+template <class T>
+INLINE Vector<T> add_product(Vector<T> sum, Vector<T> a, Vector<T> b, LaneMask<T> mask) {
+    if constexpr (sizeof(T) == 4)
+        return (Vector<T>)_mm512_mask3_fmadd_ps((__m512)a, (__m512)b, (__m512)sum, (__mmask16)mask);
+    else
+        return (Vector<T>)_mm512_mask3_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum, (__mmask8)mask);
 }
 
 // Stores to an aligned address without reading the line first; finish_stores before anybody else looks.

@@ -25,6 +25,38 @@ INLINE void store_every_second(T* p, int count, Vector<T> v) {
         p[2 * j] = lanes[j];
 }
 
+constexpr bool kMasksAreFree = false, kMasksLoad = false;
+
+template <class T>
+struct LaneMask {
+    std::uint32_t bits;
+    Vector<Position<T>> lanes; // all bits of the lanes that are on
+};
+
+// Of the lanes whose bits are set.
+template <class T>
+INLINE LaneMask<T> mask_of_bits(std::uint32_t bits) {
+    Position<T> bit_of_lane[kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i)
+        bit_of_lane[i] = Position<T>{1} << i;
+    const Vector<Position<T>> bit = load(bit_of_lane);
+    return {bits, (broadcast(static_cast<Position<T>>(bits)) & bit) == bit};
+}
+
+template <class T>
+INLINE Vector<T> load_lanes(const T* p, LaneMask<T> mask) {
+    T lanes[kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i)
+        lanes[i] = (mask.bits >> i & 1) != 0 ? p[i] : T{};
+    return load(lanes);
+}
+
+// sum + a*b in the lanes of the mask, sum in the others. Of floating-point numbers.
+template <class T>
+INLINE Vector<T> add_product(Vector<T> sum, Vector<T> a, Vector<T> b, LaneMask<T> mask) {
+    return sum + (Vector<T>)((Vector<Position<T>>)(a * b) & mask.lanes);
+}
+
 // There is no portable way past the caches.
 template <class T>
 INLINE void store_past_caches(T* p, Vector<T> v) {

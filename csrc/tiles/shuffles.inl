@@ -37,3 +37,29 @@ INLINE Vector<T> even_lanes(Vector<T> a, Vector<T> b) {
     else
         return __builtin_shufflevector(a, b, 0, 2);
 }
+
+template <class T>
+INLINE Vector<T> odd_lanes(Vector<T> a, Vector<T> b) {
+    if constexpr (kLanes<T> == 16)
+        return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    else if constexpr (kLanes<T> == 8)
+        return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+    else if constexpr (kLanes<T> == 4)
+        return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+    else
+        return __builtin_shufflevector(a, b, 1, 3);
+}
+
+// Lanes N, N + 1, ... of a, and then the first N.
+template <class T, int N>
+INLINE Vector<T> lanes_from(Vector<T> a) {
+    if constexpr (kLanes<T> == 16)
+        return __builtin_shufflevector(a, a, N, N + 1, N + 2, N + 3, N + 4, N + 5, N + 6, N + 7, N + 8, N + 9,
+                                       N + 10, N + 11, N + 12, N + 13, N + 14, N + 15);
+    else if constexpr (kLanes<T> == 8)
+        return __builtin_shufflevector(a, a, N, N + 1, N + 2, N + 3, N + 4, N + 5, N + 6, N + 7);
+    else if constexpr (kLanes<T> == 4)
+        return __builtin_shufflevector(a, a, N, N + 1, N + 2, N + 3);
+    else
+        return __builtin_shufflevector(a, a, N, N + 1);
+}

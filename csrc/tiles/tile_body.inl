@@ -6,8 +6,9 @@
 //   OUTER_SUMS
 //   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of
 //                              a vector at p, zero elsewhere; store_lanes(p, count, v); both touch nothing
-//                              else; store_every_second(p, count, v); store_past_caches(p, v) and
-//                              finish_stores()
+//                              else; store_every_second(p, count, v); load_lanes and add_product by
+//                              mask_of_bits(bits), whether such a load is an instruction, and whether neither
+//                              costs more than without a mask; store_past_caches(p, v) and finish_stores()
 // Vectors travel through inlined functions only, so no calling convention depends on the instruction set.
 
 #define INLINE inline __attribute__((always_inline))
@@ -498,6 +499,10 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
 
 #include "pool_body.inl"
 
+// --- depthwise ---------------------------------------------------------------------------------------------
+
+#include "depthwise_body.inl"
+
 // --- Winograd ----------------------------------------------------------------------------------------------
 
 #include "winograd_body.inl"
@@ -541,6 +546,8 @@ constexpr TileSet make_tile_set(const char* name) {
             table<std::int32_t>(),
             table<std::int64_t>(),
             pool_table(),
+            depthwise_table<float>(),
+            depthwise_table<double>(),
             winograd_table<float>(),
             winograd_table<double>()};
 }

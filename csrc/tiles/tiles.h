@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "depthwise_tiles.h"
 #include "pool_tiles.h"
 #include "winograd_tiles.h"
 
@@ -132,6 +133,8 @@ struct TileSet {
     Tiles<std::int32_t> i32;
     Tiles<std::int64_t> i64;
     PoolTileSet pool;
+    DepthwiseTiles<float> depthwise_f32;
+    DepthwiseTiles<double> depthwise_f64;
     WinogradTiles<float> winograd_f32;
     WinogradTiles<double> winograd_f64;
 };

@@ -150,8 +150,8 @@ def config_context(
         limit of workspace runs every algorithm that serves it a few times, and later ones take the winner, until
         `fastconv.clear_cache`. Which one wins, and so the rounding of results, may differ from process to process.
         ``"direct"``: whichever the model prefers of those that sum the products of the definition, and of whole
-        numbers exactly: ``"gemm"``, an implicit matrix product that serves every geometry; ``"window"``, sums of weighted
-        rows for few channels; and ``"depthwise"``, the same without a copy where a result has one input channel.
+        numbers exactly: ``"gemm"``, an implicit matrix product that serves every geometry; ``"window"``, sums of
+        weighted rows for few channels; ``"depthwise"``, the same without a copy where a result has one input channel.
         ``"winograd"``: without stride, 4x4 results of a 3x3 kernel, or of a larger one as a sum of such, with a quarter
         of the products, but several times the rounding error: up to 64 units of ``eps * conv(abs(x), abs(w))``, the
         largest of the 4x4 (for a weight gradient, of a filter).

@@ -238,7 +238,7 @@ public:
     explicit OthersRun(double multiply_adds)
         : state_(multiply_adds > kBrief ? PyEval_SaveThread() : nullptr) {}
     // An interpreter that has ended meanwhile does not let a thread back in, but unwinds it from here.
-    ~OthersRun() noexcept(false) {
+    ~OthersRun() noexcept(false) { // NOLINT(bugprone-unsafe-to-allow-exceptions)
         if (state_ != nullptr)
             PyEval_RestoreThread(state_);
     }

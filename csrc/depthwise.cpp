@@ -44,6 +44,7 @@ Index apart(const std::vector<GatherTap>& taps, Index GatherTap::* what) {
 std::vector<Range> shares(std::size_t count, Index most) {
     const Index all = static_cast<Index>(count), parts = ceil_div(all, most);
     std::vector<Range> ranges;
+    ranges.reserve(static_cast<std::size_t>(parts));
     for (Index i = 0; i < parts; ++i)
         ranges.push_back({all * i / parts, all * (i + 1) / parts});
     return ranges;

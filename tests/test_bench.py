@@ -124,7 +124,7 @@ def test_every_contender_computes_every_class(workload, monkeypatch):
         assert row["seconds"].keys() | row["absent"].keys() == {f"fastconv[{OURS}]", *names}
         assert {f"fastconv[{OURS}]", "numpy"} <= row["seconds"].keys()
         assert ("torch" in row["seconds"]) == ("torch" in names)
-        if row["direction"] == "forward" and "pool" not in workload:
+        if row["direction"] == "forward" and row["flops"]:  # pooling has none
             assert ("ort" in row["seconds"]) == ("ort" in names)
             assert ("scipy" in row["seconds"]) == ("scipy" in names and workload != "transposed")
             assert ("torch_cl" in row["seconds"]) == ("torch_cl" in names and workload != "1d")

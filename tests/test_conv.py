@@ -562,6 +562,37 @@ def test_infinity_meets_no_padding(stride, dtype, backend):
         np.testing.assert_array_equal(actual, reference)
 
 
+# --- depthwise ---
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", KERNELS[:2])
+def test_depthwise_beyond_the_caches(kernel, stride, threads, backend):
+    """More than fits into caches, in planes of several blocks."""
+    geometry = conv_geometry("conv2d", 2, (stride, 41, 257, 263), (41, 1, 3, 3), stride, 1, 1, 41)
+    with fastconv.config_context(threads=threads):
+        check_direct(backend, problem(kernel, geometry, "float32", data="integer"))
+
+
+@float_dtypes
+@pytest.mark.parametrize("shape", [(9, 40, 14, 15), (5, 3, 61, 40)], ids=str)
+def test_depthwise_does_not_depend_on_threads(shape, dtype, backend):
+    rng = np.random.default_rng(0)
+    x, weight = (
+        rng.standard_normal(shape).astype(dtype),
+        rng.standard_normal((shape[1], 1, 5, 3)).astype(dtype),
+    )
+    window = {"padding": (2, 1), "groups": shape[1], "backend": backend}
+    results = set()
+    for threads in (1, 2, 5):
+        with fastconv.config_context(threads=threads):
+            y = fastconv.conv2d(x, weight, **window)
+            gradients = fastconv.conv2d_backward(y, x, weight, **window)[:2]
+        results.add(b"".join(array.tobytes() for array in (y, *gradients)))
+    assert len(results) == 1
+
+
 # --- types ---
 
 

@@ -182,8 +182,7 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     if (is_dilated(p))
         return phases_estimate(p, threads, winograd_estimate<T>);
     constexpr double kTransformedElement = 22; // multiply-adds
-    constexpr double kLargeWeights = 4 << 20;  // bytes, and the others as in winograd.cpp
-    constexpr Index kFewTiles = 160, kTilesOfTask = 96, kTilesOfPass = 48, kSourcesOfPiece = 256, kPacked = 9;
+    constexpr Index kPacked = 9;
     const WinogradSizes<T> sizes(p);
     const double time = winograd_work(p) + kTransformedElement * winograd_filter_elements(p);
     const double products = sizes.products(p);
@@ -191,12 +190,12 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     const double depth = real(sizes.windows) * real(p.sources), width = real(sizes.width);
     const double weights = depth * real(sizes.blocks) * width;
     // Whole runs of tiles may be one run more than wanted.
-    const Index task = std::min(sizes.tiles, kTilesOfTask), pass = std::min(sizes.tiles, kTilesOfPass);
+    const Index task = std::min(sizes.tiles, 2 * kTilesPerPass), pass = std::min(sizes.tiles, kTilesPerPass);
     double shared, own;
-    if (bytes<T>(kWinogradProducts * weights) > kLargeWeights && sizes.tiles <= kFewTiles) {
-        const Index piece = std::min(p.sources, kSourcesOfPiece);
+    if (bytes<T>(kWinogradProducts * weights) > real(kLargeWeights) && sizes.tiles <= kFewTiles) {
+        const Index piece = std::min(p.sources, kSourcesPerPiece);
         shared = kWinogradProducts * real(odd_lines<T>(sizes.tiles * sizes.tile));
-        own = kWinogradProducts * (real(odd_lines<T>(kSourcesOfPiece * sizes.width)) +
+        own = kWinogradProducts * (real(odd_lines<T>(kSourcesPerPiece * sizes.width)) +
                                    real(odd_lines<T>(sizes.tiles * sizes.width))) +
               kPacked * real(piece) * width;
     } else {
@@ -204,7 +203,7 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
                  real(odd_lines<T>(sizes.windows * p.sources * sizes.width));
         own = kWinogradProducts *
                   (real(odd_lines<T>(task * sizes.tile)) + real(odd_lines<T>(pass * sizes.width))) +
-              kPacked * real(std::min<Index>(p.sources, 32)) * width;
+              kPacked * real(std::min(p.sources, kSourcesPerPacking)) * width;
     }
     own += real(winograd_staging<T>());
     return {real(p.groups) * time, products, bytes<T>(shared + real(workers) * own), workers};
@@ -243,23 +242,22 @@ Estimate winograd_grad_weight_estimate(const GatherProblem<T>& forward, int thre
     if (is_dilated(forward))
         return phases_estimate(forward, threads, winograd_grad_weight_estimate<T>);
     constexpr double kTransformedElement = 11, kStart = 1.5e6; // multiply-adds
-    // As in winograd_grad_weight.cpp.
-    constexpr Index kTilesOfBlock = 224, kTasksWanted = 16, kFewestRows = 12, kMostRows = 60, kPacked = 9;
+    constexpr Index kPacked = 9;
     const WinogradSizes<T> sizes(forward);
     const double products = sizes.products(forward);
     const int workers = threads_for(products, threads);
     const double time =
         winograd_work(forward) + kTransformedElement * winograd_filter_elements(forward) + kStart;
-    const Index tiles = std::min(sizes.tiles, kTilesOfBlock);
+    const Index tiles = std::min(sizes.tiles, kTilesPerBlock);
     const double transformed =
         real(odd_lines<T>(tiles * sizes.tile)) + real(odd_lines<T>(sizes.blocks * tiles * sizes.width));
     const Index rows =
-        std::clamp(round_up(sizes.windows * forward.sources * sizes.blocks / kTasksWanted, kFewestRows),
+        std::clamp(round_up(sizes.windows * forward.sources * sizes.blocks / kPanelsWanted, kFewestRows),
                    kFewestRows, kMostRows);
     const Index panels = sizes.windows * ceil_div(forward.sources, rows) * sizes.blocks;
-    const Index parts = ceil_div(kTasksWanted, panels);
+    const Index parts = ceil_div(kPanelsWanted, panels);
     const double panel = real(odd_lines<T>(rows * sizes.width));
-    const bool at_once = parts == 1 && sizes.grid.runs <= sizes.grid.runs_of(kTilesOfBlock);
+    const bool at_once = parts == 1 && sizes.grid.runs <= sizes.grid.runs_of(kTilesPerBlock);
     const double sums = at_once ? real(workers) * panel : real(panels) * real(parts) * panel;
     const double own = real(winograd_staging<T>()) + kPacked * real(rows) * real(sizes.width);
     return {real(forward.groups) * time, products,

@@ -88,6 +88,21 @@ void join_phases(const T* phases, Index batch, Index channels, const Size3& size
 }
 
 template <class T>
+GatherProblem<T> problem_in_phases(const GatherProblem<T>& problem, bool with_results, int threads) {
+    GatherProblem<T> dense = problem_of_phases(problem);
+    const Index sources = problem.groups * problem.sources, results = problem.groups * problem.results;
+    const GatherPlan& plan = problem.plans.front();
+    T* source = workspace<T>(Slot::places, dense.batch * sources * volume(dense.source_size));
+    dense.source = source;
+    dense.result = workspace<T>(Slot::positions, dense.batch * results * volume(dense.result_size));
+    split_phases(problem.source, problem.batch, sources, problem.source_size, plan, source, threads);
+    if (with_results)
+        split_phases<T>(problem.result, problem.batch, results, problem.result_size, plan, dense.result,
+                        threads);
+    return dense;
+}
+
+template <class T>
 void take_strided(const T* planes, Index count, const Size3& size, const Size3& stride, const Size3& output,
                   T* taken, int threads) {
     const Tiles<T>& tile = tiles<T>();
@@ -109,6 +124,7 @@ void take_strided(const T* planes, Index count, const Size3& size, const Size3& 
 }
 
 #define INSTANTIATE(T)                                                                            \
+    template GatherProblem<T> problem_in_phases(const GatherProblem<T>&, bool, int);              \
     template GatherProblem<T> problem_of_phases(const GatherProblem<T>&);                         \
     template void split_phases(const T*, Index, Index, const Size3&, const GatherPlan&, T*, int); \
     template void join_phases(const T*, Index, Index, const Size3&, const GatherPlan&, T*, int);  \

@@ -30,6 +30,11 @@ template <class T>
 void join_phases(const T* phases, Index batch, Index channels, const Size3& size, const GatherPlan& plan,
                  T* images, int threads);
 
+// The same with sources of its own, which are split from the problem's, and results of its own, which are
+// split as well or still to be computed: both in workspaces of the calling thread.
+template <class T>
+GatherProblem<T> problem_in_phases(const GatherProblem<T>& problem, bool with_results, int threads);
+
 // The elements that a 1x1 convolution with these strides reads: planes of `output` from planes of `size`.
 template <class T>
 void take_strided(const T* planes, Index count, const Size3& size, const Size3& stride, const Size3& output,

@@ -21,13 +21,7 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kSourcesPerPacking = 32;
 constexpr Index kFewestChannels = 16;
-constexpr Index kLargeWeights = 4 << 20; // bytes of u
-constexpr Index kFewTiles = 160;
-constexpr Index kTilesPerPass = 48;     // share a pass over u, and their products stay in cache
-constexpr Index kPatchBytes = 8 << 20;  // of v in a task, if that does not leave too few tiles
-constexpr Index kSourcesPerPiece = 256; // of weights that are transformed piece by piece
 
 template <class T>
 class Winograd {
@@ -276,17 +270,11 @@ bool winograd(const GatherProblem<T>& problem, int threads) {
     if constexpr (std::is_floating_point_v<T>) {
         if (!is_dilated(problem))
             return Winograd<T>(problem, threads).run();
-        GatherProblem<T> dense = problem_of_phases(problem);
-        const Index sources = problem.groups * problem.sources, results = problem.groups * problem.results;
-        const GatherPlan& plan = problem.plans.front();
-        T* source = workspace<T>(Slot::places, dense.batch * sources * volume(dense.source_size));
-        T* result = workspace<T>(Slot::positions, dense.batch * results * volume(dense.result_size));
-        dense.source = source;
-        dense.result = result;
-        split_phases(problem.source, problem.batch, sources, problem.source_size, plan, source, threads);
+        const GatherProblem<T> dense = problem_in_phases(problem, false, threads);
         if (!Winograd<T>(dense, threads).run())
             return false;
-        join_phases(result, problem.batch, results, problem.result_size, plan, problem.result, threads);
+        join_phases<T>(dense.result, problem.batch, problem.groups * problem.results, problem.result_size,
+                       problem.plans.front(), problem.result, threads);
         return true;
     } else {
         return false;

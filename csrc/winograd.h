@@ -8,6 +8,19 @@ namespace fastconv {
 
 constexpr Index kCacheLine = 64; // bytes
 
+// How work is cut into pieces, which the cost model knows, too. Of the forward problem and the input
+// gradient:
+constexpr Index kSourcesPerPacking = 32; // of weights that are transformed beforehand
+constexpr Index kSourcesPerPiece = 256;  // of weights that are transformed piece by piece: where they take
+constexpr Index kLargeWeights = 4 << 20; // more bytes than this, and the tiles are at most
+constexpr Index kFewTiles = 160;
+constexpr Index kTilesPerPass = 48;    // share a pass over the weights, and their products stay in cache
+constexpr Index kPatchBytes = 8 << 20; // of a task, if that does not leave too few tiles
+// Of the weight gradient:
+constexpr Index kTilesPerBlock = 224;
+constexpr Index kPanelsWanted = 16;
+constexpr Index kFewestRows = 12, kMostRows = 60; // sources of a panel: whole blocks of the tile
+
 template <class T>
 const WinogradTiles<T>& winograd_tiles();
 template <>

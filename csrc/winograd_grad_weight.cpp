@@ -17,10 +17,6 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kTilesPerBlock = 224;
-constexpr Index kTasksWanted = 16;
-constexpr Index kFewestRows = 12, kMostRows = 60; // sources of a panel: whole blocks of the tile
-
 template <class T>
 class WinogradGradWeight {
 public:
@@ -30,10 +26,10 @@ public:
           width_(vectors_ * tile_.lanes), blocks_(ceil_div(p_.results, width_)),
           windows_(small_windows(plan_)), channels_(round_up(p_.sources, tile_.lanes)),
           tile_stride_(odd_lines<T>(windows_ * channels_)), runs_per_block_(grid_.runs_of(kTilesPerBlock)),
-          rows_(std::clamp(round_up(windows_ * p_.sources * blocks_ / kTasksWanted, kFewestRows), kFewestRows,
-                           kMostRows)),
+          rows_(std::clamp(round_up(windows_ * p_.sources * blocks_ / kPanelsWanted, kFewestRows),
+                           kFewestRows, kMostRows)),
           panels_per_window_(ceil_div(p_.sources, rows_)), panels_(windows_ * panels_per_window_ * blocks_),
-          panel_stride_(odd_lines<T>(rows_ * width_)), parts_(ceil_div(kTasksWanted, panels_)),
+          panel_stride_(odd_lines<T>(rows_ * width_)), parts_(ceil_div(kPanelsWanted, panels_)),
           threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts *
                                           windows_ * p_.sources * p_.results,
                                       threads)) {}
@@ -204,16 +200,7 @@ bool winograd_grad_weight(const GatherProblem<T>& forward, T* grad_weight, int t
     if constexpr (std::is_floating_point_v<T>) {
         if (!is_dilated(forward))
             return WinogradGradWeight<T>(forward, grad_weight, threads).run();
-        GatherProblem<T> dense = problem_of_phases(forward);
-        const Index sources = forward.groups * forward.sources, results = forward.groups * forward.results;
-        const GatherPlan& plan = forward.plans.front();
-        T* source = workspace<T>(Slot::places, dense.batch * sources * volume(dense.source_size));
-        T* result = workspace<T>(Slot::positions, dense.batch * results * volume(dense.result_size));
-        dense.source = source;
-        dense.result = result;
-        split_phases(forward.source, forward.batch, sources, forward.source_size, plan, source, threads);
-        split_phases<T>(forward.result, forward.batch, results, forward.result_size, plan, result, threads);
-        return WinogradGradWeight<T>(dense, grad_weight, threads).run();
+        return WinogradGradWeight<T>(problem_in_phases(forward, true, threads), grad_weight, threads).run();
     } else {
         return false;
     }

@@ -8,7 +8,6 @@ import importlib
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import SANITIZED
 
 import fastconv
 from fastconv.backends import BACKENDS
@@ -422,4 +422,5 @@ def test_import_is_light(tmp_path):
     imported = {module.split(".")[0] for module in runs[0]["modules"]}
     assert not imported & UNWANTED
     assert "fastconv._native" not in runs[0]["modules"], "backends are imported when first used"
-    assert statistics.median(run["ms"] for run in runs[1:]) <= MAX_IMPORT_MS
+    if not SANITIZED:  # an instrumented allocator is slower
+        assert min(run["ms"] for run in runs[1:]) <= MAX_IMPORT_MS  # what other work does to it only adds

@@ -116,6 +116,9 @@ Choice explain(const std::array<Method<Problem>, N>& methods, const Problem& pro
     return choice;
 }
 
+template <class T>
+Choice explain_gather(const GatherProblem<T>& problem, const Settings& settings);
+
 // The same for each kernel of kernels.h, of which only the geometry is needed.
 template <class T>
 Choice explain_conv_forward(const ConvGeometry& geometry, const Settings& settings);

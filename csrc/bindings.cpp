@@ -16,6 +16,7 @@
 
 #include "algorithms.h"
 #include "buffers.h"
+#include "conv_plan.h"
 #include "fma_peak.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -28,6 +29,7 @@ namespace {
 constexpr Index kSizeLimit = Index{1} << 61;  // geometry.SIZE_LIMIT: sums of two sizes stay inside 64 bits
 constexpr Index kReachLimit = Index{1} << 62; // of a window from where the first one starts
 constexpr double kMostExplained = 1e18;       // multiply-adds: nobody waits for as many
+constexpr double kMostPlanned = 1e18;         // elements of an array, which no memory holds
 
 // Signal handlers run in the main thread only. Others do not even ask for the interpreter's lock: where it
 // ends meanwhile, that would end them, too.
@@ -327,6 +329,68 @@ void bind_conv_grad_weight(const py::array& x, const py::array& grad_y, py::arra
     });
 }
 
+// A plan of any element type.
+class AnyConvPlan {
+public:
+    AnyConvPlan() = default;
+    virtual ~AnyConvPlan() = default;
+    AnyConvPlan(const AnyConvPlan&) = delete;
+    AnyConvPlan& operator=(const AnyConvPlan&) = delete;
+
+    virtual void run(const py::array& source, py::array& result, int threads) const = 0;
+    virtual Algorithm algorithm() const = 0;
+    virtual std::size_t bytes() const = 0;
+};
+
+template <class T>
+class TypedConvPlan final : public AnyConvPlan {
+public:
+    TypedConvPlan(bool forward, const T* weight, const T* bias, Activation activation, const ConvGeometry& g,
+                  const Settings& settings)
+        : plan_(forward, weight, bias, activation, g, settings) {}
+
+    void run(const py::array& source, py::array& result, int threads) const override {
+        const ConvGeometry& g = plan_.geometry();
+        const Shape x = shape_of(g.batch, g.in_channels, g.input);
+        const Shape y = shape_of(g.batch, g.out_channels, g.output);
+        const T* from = input<T>("source", source, plan_.forward() ? x : y);
+        T* to = output<T>("result", result, plan_.forward() ? y : x);
+        const int count = checked_threads(threads);
+        const OthersRun release(work(g));
+        plan_.run(from, to, count);
+    }
+    Algorithm algorithm() const override { return plan_.algorithm(); }
+    std::size_t bytes() const override { return plan_.bytes(); }
+
+private:
+    const ConvPlan<T> plan_;
+};
+
+std::unique_ptr<AnyConvPlan> conv_plan(const std::string& kernel, const py::array& weight,
+                                       const py::object& bias, int activation, const py::tuple& geometry,
+                                       int algorithm, int threads, std::optional<Index> workspace_limit) {
+    const ConvGeometry g = conv_geometry(geometry);
+    if (kernel != "conv_forward" && kernel != "conv_grad_input")
+        throw py::value_error("kernel '" + kernel + "' has no plan");
+    const bool forward = kernel == "conv_forward";
+    const double planes =
+        static_cast<double>(g.batch) * std::max(static_cast<double>(g.in_channels) * product(g.input),
+                                                static_cast<double>(g.out_channels) * product(g.output));
+    if (planes > kMostPlanned)
+        throw std::bad_alloc();
+    std::unique_ptr<AnyConvPlan> plan;
+    dispatch<float, double, std::int32_t, std::int64_t>(weight, [&](auto zero) {
+        using T = decltype(zero);
+        const T* ws = input<T>("weight", weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+        const T* bs = bias_data<T>(bias, forward ? g.out_channels : g.in_channels);
+        const Activation code = activation_of(activation);
+        const Settings settings = settings_of(algorithm, threads, workspace_limit);
+        const OthersRun release(work(g));
+        plan = std::make_unique<TypedConvPlan<T>>(forward, ws, bs, code, g, settings);
+    });
+    return plan;
+}
+
 // The algorithm that a kernel would run for these settings and, by their names, all that could serve the
 // geometry: the time that the model expects, in multiply-adds, multiplications, bytes of workspace, threads,
 // and whether the workspace is within the limit.
@@ -428,16 +492,6 @@ double bind_fma_peak(const std::string& dtype, int threads) {
     return dtype == "float32" ? fma_peak<float>(count) : fma_peak<double>(count);
 }
 
-// A buffer of the pool, which gets it back.
-struct Loan {
-    explicit Loan(std::size_t bytes) : memory(BufferPool::instance().take(bytes)) {}
-    ~Loan() { BufferPool::instance().give(std::move(memory)); }
-    Loan(const Loan&) = delete;
-    Loan& operator=(const Loan&) = delete;
-
-    Memory memory;
-};
-
 // An array in a buffer that is on loan until the last view of the array dies.
 py::array empty(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
     if (dtype.attr("hasobject").cast<bool>())
@@ -505,6 +559,15 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("avg_pool", &bind_avg_pool, py::arg("x"), py::arg("y"), py::arg("geometry"), py::arg("threads"));
     m.def("avg_pool_grad_input", &bind_avg_pool_grad_input, py::arg("grad_y"), py::arg("grad_x"),
           py::arg("geometry"), py::arg("threads"));
+    py::class_<AnyConvPlan>(py::handle(), "ConvPlan") // which only conv_plan makes
+        .def("run", &AnyConvPlan::run, py::arg("source"), py::arg("result"), py::arg("threads"))
+        .def_property_readonly(
+            "algorithm",
+            [](const AnyConvPlan& plan) { return kAlgorithmNames[static_cast<int>(plan.algorithm())]; })
+        .def_property_readonly("bytes", &AnyConvPlan::bytes);
+    m.def("conv_plan", &conv_plan, py::arg("kernel"), py::arg("weight"), py::arg("bias").none(true),
+          py::arg("activation"), py::arg("geometry"), py::arg("algorithm"), py::arg("threads"),
+          py::arg("workspace_limit").none(true));
     m.def("explain_conv", &explain_conv, py::arg("kernel"), py::arg("dtype"), py::arg("geometry"),
           py::arg("algorithm"), py::arg("threads"), py::arg("workspace_limit").none(true));
     m.def("algorithms", [] {

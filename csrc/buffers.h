@@ -90,4 +90,14 @@ private:
     std::atomic<bool> poison_{false};
 };
 
+// A buffer of the pool, which gets it back.
+struct Loan {
+    explicit Loan(std::size_t bytes) : memory(BufferPool::instance().take(bytes)) {}
+    ~Loan() { BufferPool::instance().give(std::move(memory)); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+
+    Memory memory;
+};
+
 } // namespace fastconv

@@ -109,7 +109,8 @@ Estimate phases_estimate(const GatherProblem<T>& p, int threads,
 
 template <class T>
 Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
-    constexpr double kPackedWeight = 60, kPackedPixel = 12, kStored = 25; // multiply-adds
+    constexpr double kPackedPixel = 12, kStored = 25; // multiply-adds
+    const double packed_weight = p.kept == nullptr ? 60 : 0;
     // Where there are fewer: they take as long to pack as so many, parts of vectors as whole ones, and
     // storing results shows.
     constexpr Index kFewChannels = 10;
@@ -127,7 +128,7 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
             packed = std::max(rows, real(kFewChannels) * whole * real(plan.taps()));
             time += kStored * results * columns;
         }
-        time += rows * results * (columns + kPackedWeight) + kPackedPixel * packed * columns;
+        time += rows * results * (columns + packed_weight) + kPackedPixel * packed * columns;
         weights += rows;
         const Index depth = std::max(kDepthOfChunk, plan.taps());
         panels = std::max(panels, std::min(rows, real(depth)));
@@ -181,10 +182,14 @@ template <class T>
 Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     if (is_dilated(p))
         return phases_estimate(p, threads, winograd_estimate<T>);
-    constexpr double kTransformedElement = 22; // multiply-adds
+    // Multiply-adds. Kept weights are read, at least: from a cache or from beyond.
+    constexpr double kTransformedElement = 22, kReadElement = 4, kFarElement = 18;
+    constexpr double kCacheBytes = 16 << 20;
     constexpr Index kPacked = 9;
     const WinogradSizes<T> sizes(p);
-    const double time = winograd_work(p) + kTransformedElement * winograd_filter_elements(p);
+    const double filters = winograd_filter_elements(p);
+    const double far_element = bytes<T>(filters) > kCacheBytes ? kFarElement : kReadElement;
+    const double time = winograd_work(p) + (p.kept == nullptr ? kTransformedElement : far_element) * filters;
     const double products = sizes.products(p);
     const int workers = threads_for(products, threads);
     const double depth = real(sizes.windows) * real(p.sources), width = real(sizes.width);

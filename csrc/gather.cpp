@@ -170,15 +170,26 @@ constexpr std::array<Method<GatherProblem<T>>, 4> kMethods{{
     {Algorithm::winograd, false, kWinogradNeeds, winograd_applies<T>, winograd_estimate<T>, winograd<T>},
 }};
 
+} // namespace
+
 template <class T>
 void gather(const GatherProblem<T>& problem, const Settings& settings) {
     const auto& chosen = choose(kMethods<T>, problem, settings);
     if (!problem.complete)
         fill_with_bias(problem, settings.threads);
-    run(chosen, kMethods<T>, problem, settings);
+    if (problem.kept == nullptr) {
+        run(chosen, kMethods<T>, problem, settings);
+    } else if (!chosen.run(problem, settings.threads)) {
+        GatherProblem<T> other = problem;
+        other.kept = nullptr; // what is kept is for the algorithm that gave up
+        gather(other, {Algorithm::direct, settings.threads, settings.workspace_limit});
+    }
 }
 
-} // namespace
+template <class T>
+Choice explain_gather(const GatherProblem<T>& problem, const Settings& settings) {
+    return explain(kMethods<T>, problem, settings);
+}
 
 template <class T>
 void conv_forward(const T* x, const T* weight, const T* bias, Activation activation, T* y,
@@ -194,19 +205,23 @@ void conv_grad_input(const T* grad_y, const T* weight, const T* bias, Activation
 
 template <class T>
 Choice explain_conv_forward(const ConvGeometry& g, const Settings& settings) {
-    return explain(kMethods<T>, forward_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr),
-                   settings);
+    return explain_gather(forward_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr),
+                          settings);
 }
 
 template <class T>
 Choice explain_conv_grad_input(const ConvGeometry& g, const Settings& settings) {
-    return explain(kMethods<T>,
-                   grad_input_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr), settings);
+    return explain_gather(grad_input_problem<T>(g, nullptr, nullptr, nullptr, Activation::none, nullptr),
+                          settings);
 }
 
 #define INSTANTIATE(T)                                                                                       \
     template GatherProblem<T> forward_problem(const ConvGeometry&, const T*, const T*, const T*, Activation, \
                                               T*);                                                           \
+    template GatherProblem<T> grad_input_problem(const ConvGeometry&, const T*, const T*, const T*,          \
+                                                 Activation, T*);                                            \
+    template void gather(const GatherProblem<T>&, const Settings&);                                          \
+    template Choice explain_gather(const GatherProblem<T>&, const Settings&);                                \
     template void conv_forward(const T*, const T*, const T*, Activation, T*, const ConvGeometry&,            \
                                const Settings&);                                                             \
     template void conv_grad_input(const T*, const T*, const T*, Activation, T*, const ConvGeometry&,         \

@@ -3,11 +3,14 @@
 // of three axes.
 #pragma once
 
+#include <stdexcept>
 #include <type_traits>
 #include <vector>
 
+#include "buffers.h"
 #include "geometry.h"
 #include "kernels.h"
+#include "parallel.h"
 #include "tiles/tiles.h"
 
 namespace fastconv {
@@ -51,6 +54,13 @@ struct GatherPlan {
     }
 };
 
+// What an algorithm makes of the weights, for a plan (conv_plan.h): the first run leaves it here, later ones
+// of the same problem with other sources and results only read it.
+struct KeptWeights {
+    Memory memory;
+    bool complete = false;
+};
+
 // One pass over a layer: `sources` channels of each group are weighted and summed into its `results`
 // channels.
 template <class T>
@@ -67,7 +77,24 @@ struct GatherProblem {
     Activation activation;
     std::vector<GatherPlan> plans;
     bool complete; // whether the plans cover every result
+    KeptWeights* kept = nullptr;
+
+    bool weights_are_kept() const { return kept != nullptr && kept->complete; }
 };
+
+// Memory for what an algorithm makes of the weights, and what lies there already where they are kept.
+template <class T>
+T* weights_memory(const GatherProblem<T>& problem, Index count) {
+    if (problem.kept == nullptr)
+        return workspace<T>(Slot::weights, count);
+    Memory& memory = problem.kept->memory;
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    if (!problem.kept->complete)
+        memory = BufferPool::instance().allocate(bytes);
+    else if (memory.size() < bytes)
+        throw std::logic_error("kept weights are those of another problem");
+    return static_cast<T*>(memory.data());
+}
 
 template <class T>
 GatherProblem<T> forward_problem(const ConvGeometry& g, const T* x, const T* weight, const T* bias,
@@ -79,6 +106,10 @@ GatherProblem<T> forward_problem(const ConvGeometry& g, const T* x, const T* wei
 template <class T>
 GatherProblem<T> grad_input_problem(const ConvGeometry& g, const T* grad_y, const T* weight, const T* bias,
                                     Activation activation, T* grad_x);
+
+// Computes the problem by the algorithm that `choose` takes (algorithms.h).
+template <class T>
+void gather(const GatherProblem<T>& problem, const Settings& settings);
 
 // Results that no plan covers: the bias alone.
 template <class T>

@@ -60,13 +60,14 @@ public:
             layouts_.push_back(std::move(layout));
         }
         tasks_ = tasks;
-        weights_ = workspace<T>(Slot::weights, weights);
+        weights_ = weights_memory(p_, weights);
         panel_elements_ = panel_elements;
     }
 
     void run() const {
-        const Index packings =
-            p_.groups * ceil_div(blocks_, kBlocksPerPacking) * ceil_div(p_.sources, kSourcesPerPacking);
+        const Index packings = p_.weights_are_kept() ? 0
+                                                     : p_.groups * ceil_div(blocks_, kBlocksPerPacking) *
+                                                           ceil_div(p_.sources, kSourcesPerPacking);
         Parallel::run(packings, threads_, [this](Index task) { pack_weights(task); });
         Parallel::run(tasks_, threads_, [this](Index task) {
             const auto after =

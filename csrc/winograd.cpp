@@ -54,18 +54,18 @@ private:
     };
 
     void share_weights() {
-        const Index sums = windows_ * p_.sources, stride = odd_lines<T>(sums * width_);
-        T* all = workspace<T>(Slot::weights, p_.groups * blocks_ * kWinogradProducts * stride);
+        const Index sums = windows_ * p_.sources, stride = filter_stride();
+        T* all = weights_memory(p_, p_.groups * blocks_ * kWinogradProducts * stride);
         const Index parts = ceil_div(p_.sources, kSourcesPerPacking);
-        Parallel::run(p_.groups * blocks_ * windows_ * parts, threads_, [&](Index task) {
+        const Index transforms = p_.weights_are_kept() ? 0 : p_.groups * blocks_ * windows_ * parts;
+        Parallel::run(transforms, threads_, [&](Index task) {
             const Index part = task % parts, window = task / parts % windows_,
                         owner = task / parts / windows_;
             const Range sources{part * kSourcesPerPacking,
                                 std::min(p_.sources, (part + 1) * kSourcesPerPacking)};
-            transform_weights(
-                owner / blocks_, owner % blocks_, window, sources,
-                {all + owner * kWinogradProducts * stride + (window * p_.sources + sources.begin) * width_,
-                 stride});
+            const Index group = owner / blocks_, block = owner % blocks_;
+            transform_weights(group, block, window, sources,
+                              filters_in(all, group, block, window, sources.begin));
         });
 
         // As many tiles as make full use of a pass over u, but every thread should have work.
@@ -83,12 +83,11 @@ private:
             const Matrices patches{workspace<T>(Slot::window, kWinogradProducts * v_stride), v_stride};
             transform_all_patches(group, runs, {0, p_.sources}, patches);
             for (Index block = 0; block < blocks_; ++block) {
-                const Matrices filters{all + (group * blocks_ + block) * kWinogradProducts * stride, stride};
                 for_each_pass(runs, [&](const Range& pass, Index first) {
                     const Matrices sums = products_of(pass);
                     for (Index window = 0; window < windows_; ++window)
                         multiply(patches, first, grid_.tiles(pass), window, {0, p_.sources},
-                                 {filters.first + window * p_.sources * width_, stride}, sums);
+                                 filters_in(all, group, block, window, 0), sums);
                     transform_results(group, block, pass, sums);
                 });
             }
@@ -96,10 +95,13 @@ private:
     }
 
     void share_patches() {
-        const Range all{0, grid_.runs};
-        const Index v_stride = odd_lines<T>(grid_.tiles(all) * tile_stride_);
+        const Range every{0, grid_.runs};
+        const Index v_stride = odd_lines<T>(grid_.tiles(every) * tile_stride_);
         const Matrices patches{workspace<T>(Slot::panels, kWinogradProducts * v_stride), v_stride};
         const Index parts = ceil_div(p_.sources, tile_.lanes);
+        T* all = p_.kept == nullptr
+                     ? nullptr
+                     : weights_memory(p_, p_.groups * blocks_ * kWinogradProducts * filter_stride());
         for (Index group = 0; group < p_.groups; ++group) {
             Parallel::run(grid_.runs * parts, threads_, [&](Index task) {
                 const Index run = task / parts, c = task % parts * tile_.lanes;
@@ -109,17 +111,32 @@ private:
             });
             Parallel::run(blocks_, threads_, [&](Index block) {
                 const Index u_stride = odd_lines<T>(kSourcesPerPiece * width_);
-                const Matrices filters{workspace<T>(Slot::weights, kWinogradProducts * u_stride), u_stride};
-                const Matrices sums = products_of(all);
+                const Matrices own{all != nullptr ? nullptr
+                                                  : workspace<T>(Slot::weights, kWinogradProducts * u_stride),
+                                   u_stride};
+                const Matrices sums = products_of(every);
                 for (Index window = 0; window < windows_; ++window)
                     for (Index c = 0; c < p_.sources; c += kSourcesPerPiece) {
                         const Range sources{c, std::min(p_.sources, c + kSourcesPerPiece)};
-                        transform_weights(group, block, window, sources, filters);
-                        multiply(patches, 0, grid_.tiles(all), window, sources, filters, sums);
+                        const Matrices filters =
+                            all == nullptr ? own : filters_in(all, group, block, window, c);
+                        if (!p_.weights_are_kept())
+                            transform_weights(group, block, window, sources, filters);
+                        multiply(patches, 0, grid_.tiles(every), window, sources, filters, sums);
                     }
-                transform_results(group, block, all, sums);
+                transform_results(group, block, every, sums);
             });
         }
+    }
+
+    // Of the filters of one block of results.
+    Index filter_stride() const { return odd_lines<T>(windows_ * p_.sources * width_); }
+
+    // Where all filters are: those of one block and one small window, from one source on.
+    Matrices filters_in(T* all, Index group, Index block, Index window, Index source) const {
+        return {all + (group * blocks_ + block) * kWinogradProducts * filter_stride() +
+                    (window * p_.sources + source) * width_,
+                filter_stride()};
     }
 
     // visit(runs, number of their first tile)

@@ -23,6 +23,15 @@ from fastconv.ops.conv import (
     conv_transpose3d_backward,
 )
 from fastconv.ops.fold import fold, unfold
+from fastconv.ops.plan import (
+    Plan,
+    plan_conv1d,
+    plan_conv2d,
+    plan_conv3d,
+    plan_conv_transpose1d,
+    plan_conv_transpose2d,
+    plan_conv_transpose3d,
+)
 from fastconv.ops.pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool1d_backward,
@@ -58,6 +67,7 @@ from fastconv.ops.pool import (
 
 __all__ = [
     "BackendUnavailableError",
+    "Plan",
     "ShapeError",
     "__version__",
     "adaptive_avg_pool1d",
@@ -109,6 +119,12 @@ __all__ = [
     "max_unpool1d",
     "max_unpool2d",
     "max_unpool3d",
+    "plan_conv1d",
+    "plan_conv2d",
+    "plan_conv3d",
+    "plan_conv_transpose1d",
+    "plan_conv_transpose2d",
+    "plan_conv_transpose3d",
     "set_backend",
     "set_num_threads",
     "show_config",

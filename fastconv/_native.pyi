@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,25 @@ def max_pool(x: _Array, y: _Array, indices: _Array | None, geometry: PoolGeometr
 def max_pool_grad_input(grad_y: _Array, indices: _Array, grad_x: _Array, threads: int) -> int: ...
 def avg_pool(x: _Array, y: _Array, geometry: PoolGeometry, threads: int) -> None: ...
 def avg_pool_grad_input(grad_y: _Array, grad_x: _Array, geometry: PoolGeometry, threads: int) -> None: ...
+
+@type_check_only
+class ConvPlan:
+    def run(self, source: _Array, result: _Array, threads: int) -> None: ...
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+
+def conv_plan(
+    kernel: str,
+    weight: _Array,
+    bias: _Array | None,
+    activation: int,
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
+) -> ConvPlan: ...
 def explain_conv(
     kernel: str,
     dtype: np.dtype[Any],

@@ -30,7 +30,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     name: function
     for module in (conv, pool, fold)
     for name, function in vars(module).items()
-    if hasattr(function, "__wrapped__")
+    if hasattr(function, "__signature__")
     and getattr(function, "__module__", None) == module.__name__
     and "nd" not in name.split("_")
     and not name.startswith("_")

@@ -265,7 +265,7 @@ def test_every_backend_has_every_kernel(backend):
         with pytest.raises(ImportError, match=r"no .* kernels"):
             importlib.import_module(BACKENDS[backend].module)
         return
-    for kernel in (*KERNELS, "choice", "describe"):
+    for kernel in (*KERNELS, "conv_plan", "choice", "describe"):
         expected = getattr(Backend, kernel).__code__.co_argcount - 1  # less self
         assert found.get(kernel) == expected, f"{kernel} needs {expected} parameters"
     if fastconv.available_backends()[backend] is True:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastconv import _native, tuning
 from fastconv.activations import ACTIVATION_CODES
-from fastconv.backends.protocol import Candidate, Choice
+from fastconv.backends.protocol import Candidate, Choice, Planned
 from fastconv.config import for_kernels, get_num_threads
 from fastconv.errors import SettingError
 from fastconv.geometry import ConvGeometry, PoolGeometry
@@ -76,6 +76,22 @@ def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: Conv
     if algorithm == "tune":
         algorithm = _quickest("conv_grad_weight", (x, grad_y, grad_weight), geometry, threads, limit)
     _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _CODES[algorithm], threads, limit)
+
+
+def conv_plan(
+    kernel: str, weight: Array, bias: Array | None, activation: str | None, geometry: ConvGeometry
+) -> Planned:
+    """A kernel whose algorithm is settled and which keeps the weights as that wants them."""
+    algorithm, threads, limit = for_kernels()
+    code = ACTIVATION_CODES[activation]
+    if algorithm == "tune":
+        x, y = np.zeros(geometry.x_shape, weight.dtype), np.zeros(geometry.y_shape, weight.dtype)
+        source, result = (x, y) if kernel == "conv_forward" else (y, x)
+        algorithm = _quickest(kernel, (source, weight, bias, code, result), geometry, threads, limit)
+    plan = _native.conv_plan(kernel, weight, bias, code, geometry, _CODES[algorithm], threads, limit)
+    return Planned(
+        lambda source, result: plan.run(source, result, get_num_threads()), plan.algorithm, plan.bytes
+    )
 
 
 def _quickest(

@@ -10,7 +10,7 @@ dtypes: the convolution kernels take float32, float64, int32 and int64; ``max_po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -51,6 +51,29 @@ class Choice(NamedTuple):
     seconds: Mapping[str, float] | None = None  # of each, where that was measured and decides
 
 
+class Planned(NamedTuple):
+    """A forward convolution or input gradient with weights that stay."""
+
+    run: Callable[[Array, Array], None]  # of source and result
+    algorithm: str | None = None
+    bytes: int = 0  # that are kept for it
+
+
+def planned(
+    kernel: Callable[..., None],
+    weight: Array,
+    bias: Array | None,
+    activation: str | None,
+    geometry: ConvGeometry,
+) -> Planned:
+    """The plan of a backend that makes nothing of weights beforehand: the kernel with copies of them."""
+    kept, kept_bias = weight.copy(), None if bias is None else bias.copy()
+    return Planned(
+        lambda source, result: kernel(source, kept, kept_bias, activation, result, geometry),
+        bytes=kept.nbytes + (0 if kept_bias is None else kept_bias.nbytes),
+    )
+
+
 class Backend(Protocol):
     """The module's face; see the kernels of `fastconv.backends.reference` for the definitions."""
 
@@ -85,6 +108,17 @@ class Backend(Protocol):
         self, x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry, /
     ) -> None:
         """``grad_weight[k,c,t] = sum over n, o of grad_y[n,k,o] * x[n,c,o*stride - pad_low + t*dilation]``."""
+
+    def conv_plan(
+        self,
+        kernel: str,
+        weight: Array,
+        bias: Array | None,
+        activation: str | None,
+        geometry: ConvGeometry,
+        /,
+    ) -> Planned:
+        """``conv_forward`` or ``conv_grad_input`` with copies of weights and bias."""
 
     def max_pool(self, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry, /) -> None:
         """Maximum of each window and, where ``indices`` (int64) is given, its flat position in the plane."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastconv.activations import ACTIVATIONS
-from fastconv.backends.protocol import Choice
+from fastconv.backends.protocol import Choice, Planned, planned
 from fastconv.geometry import AxisWindows, ConvGeometry, PoolGeometry, pool_windows, taps
 
 Array = NDArray[Any]
@@ -74,6 +74,14 @@ def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: Conv
             "ngkdhw,ngcdhw->gkc", gys[(..., *tap.outputs)], xs[(..., *tap.inputs)], optimize=True
         )
     grad_weight[...] = total.reshape(grad_weight.shape)
+
+
+def conv_plan(
+    kernel: str, weight: Array, bias: Array | None, activation: str | None, geometry: ConvGeometry
+) -> Planned:
+    """A kernel with copies of the weights."""
+    kernels = {"conv_forward": conv_forward, "conv_grad_input": conv_grad_input}
+    return planned(kernels[kernel], weight, bias, activation, geometry)
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:

@@ -8,7 +8,7 @@ throughout: no kernel is flipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastconv import config
 from fastconv.activations import ACTIVATIONS, INTEGER_ACTIVATIONS
@@ -105,16 +105,13 @@ def conv_nd(
     op = f"conv{ndim}d"
     call, (x, w, b) = begin(op, backend, input=input, weight=weight, bias=bias)
     precision = conv_precision(op, input=x, weight=w, bias=b)
-    _check_activation(op, activation, precision)
-    geometry = conv_geometry(op, ndim, x.shape, w.shape, stride, padding, dilation, groups)
-    pads = _copied_padding(op, ndim, x.shape, geometry, padding, padding_mode)
-    _check_bias(op, b, geometry.out_channels)
-    shape = _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
-    run = _gather(call, "conv_forward", activation, shape, precision, _padded(geometry, pads))
-    unread = ("input", "weight") * _padded(geometry, pads).is_empty
-    if pads:
-        run = _of_padded_input(run, op, pads, padding_mode)
-    return settled(call, run, precision, shape, out, unread=unread, input=x, weight=w, bias=b)
+    check_activation(op, activation, precision)
+    layer = conv_layer(op, ndim, x.shape, w, b, stride, padding, dilation, groups, padding_mode)
+    run = _gather(call, layer.kernel, activation, layer.shape, precision, layer.geometry)
+    unread = ("input", "weight") * layer.geometry.is_empty
+    if layer.pads:
+        run = of_padded_input(run, op, layer.pads, padding_mode)
+    return settled(call, run, precision, layer.shape, out, unread=unread, input=x, weight=w, bias=b)
 
 
 @operation
@@ -168,15 +165,13 @@ def conv_transpose_nd(
     op = f"conv_transpose{ndim}d"
     call, (x, w, b) = begin(op, backend, input=input, weight=weight, bias=bias)
     precision = conv_precision(op, input=x, weight=w, bias=b)
-    _check_activation(op, activation, precision)
-    geometry = conv_transpose_geometry(
-        op, ndim, x.shape, w.shape, stride, padding, output_padding, groups, dilation, output_size
+    check_activation(op, activation, precision)
+    layer = conv_transpose_layer(
+        op, ndim, x.shape, w, b, stride, padding, output_padding, groups, dilation, output_size
     )
-    _check_bias(op, b, geometry.in_channels)
-    shape = _user_shape(x, ndim, geometry.in_channels, geometry.input_size)
-    run = _gather(call, "conv_grad_input", activation, shape, precision, geometry)
-    unread = ("input", "weight") * geometry.is_empty
-    return settled(call, run, precision, shape, out, unread=unread, input=x, weight=w, bias=b)
+    run = _gather(call, layer.kernel, activation, layer.shape, precision, layer.geometry)
+    unread = ("input", "weight") * layer.geometry.is_empty
+    return settled(call, run, precision, layer.shape, out, unread=unread, input=x, weight=w, bias=b)
 
 
 @operation
@@ -235,7 +230,7 @@ def conv_nd_backward(
     if wants[1]:
         grad_weight = _grad_weight(call, w.shape, precision, inner)
         if pads:
-            grad_weight = _of_padded_input(grad_weight, op, pads, padding_mode)
+            grad_weight = of_padded_input(grad_weight, op, pads, padding_mode)
 
     def run(gy: Array, x: Array, w: Array) -> Gradients:
         return (
@@ -413,6 +408,62 @@ def conv_nd_weight(
     return settled(call, run, precision, shape, out, unread=unread, input=x, grad_output=gy)
 
 
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """A forward pass as kernels see it, and its result as the user does."""
+
+    kernel: str
+    geometry: ConvGeometry
+    shape: Shape
+    pads: Pairs | None = None
+    """Of the input, made by copying values as ``padding_mode`` says; the geometry is that of the padded input."""
+    padding_mode: str = "zeros"
+
+
+def conv_layer(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight: Array,
+    bias: Array | None,
+    stride: IntOrInts,
+    padding: Padding,
+    dilation: IntOrInts,
+    groups: int,
+    padding_mode: str,
+) -> Layer:
+    """The convolution of an input of this shape."""
+    geometry = conv_geometry(op, ndim, input_shape, weight.shape, stride, padding, dilation, groups)
+    pads = _copied_padding(op, ndim, input_shape, geometry, padding, padding_mode)
+    _check_bias(op, bias, geometry.out_channels)
+    shape = _like(input_shape, ndim, geometry.out_channels, geometry.output_size)
+    return Layer("conv_forward", _padded(geometry, pads), shape, pads, padding_mode)
+
+
+def conv_transpose_layer(
+    op: str,
+    ndim: int,
+    input_shape: Shape,
+    weight: Array,
+    bias: Array | None,
+    stride: IntOrInts,
+    padding: Padding,
+    output_padding: IntOrInts,
+    groups: int,
+    dilation: IntOrInts,
+    output_size: IntOrInts | None,
+) -> Layer:
+    """The transposed convolution of an input of this shape."""
+    geometry = conv_transpose_geometry(
+        op, ndim, input_shape, weight.shape, stride, padding, output_padding, groups, dilation, output_size
+    )
+    _check_bias(op, bias, geometry.in_channels)
+    shape = _like(input_shape, ndim, geometry.in_channels, geometry.input_size)
+    return Layer("conv_grad_input", geometry, shape)
+
+
 # --- the way to the kernels ------------------------------------------------------------------------------------------
 
 
@@ -434,11 +485,11 @@ def _gather(
             _source: Array, _weight: Array, bias: Array | None = None, out: Array | None = None
         ) -> Array:
             result = call.empty(shape, dtype) if out is None else out
-            _fill_with_bias(result.reshape(result_shape), bias, activation)
+            fill_with_bias(result.reshape(result_shape), bias, activation)
             return result
 
         return fill
-    apply = _kernel(call, kernel)
+    apply = settled_kernel(call, kernel)
 
     def run(source: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
         result = call.empty(shape, dtype) if out is None else out
@@ -460,7 +511,7 @@ def _grad_weight(call: Call, shape: Shape, precision: Precision, geometry: ConvG
     x_shape, y_shape, weight_shape = geometry.x_shape, geometry.y_shape, geometry.weight_shape
     if geometry.is_empty:
         return lambda _x, _grad_y, out=None: call.full(shape, 0, precision.compute, out)
-    apply = _kernel(call, "conv_grad_weight")
+    apply = settled_kernel(call, "conv_grad_weight")
 
     def run(x: Array, grad_y: Array, out: Array | None = None) -> Array:
         gradient = call.empty(shape, precision.compute) if out is None else out
@@ -470,7 +521,7 @@ def _grad_weight(call: Call, shape: Shape, precision: Precision, geometry: ConvG
     return run
 
 
-def _of_padded_input(run: Run[Array], op: str, pads: Pairs, padding_mode: str) -> Run[Array]:
+def of_padded_input(run: Run[Array], op: str, pads: Pairs, padding_mode: str) -> Run[Array]:
     """``run`` with its first array padded by copying."""
     return lambda x, *others: run(_padding.pad(op, x, pads, padding_mode), *others)
 
@@ -489,20 +540,20 @@ def _without_padding(
     return back
 
 
-def _kernel(call: Call, name: str) -> Callable[..., None]:
+def settled_kernel(call: Call, name: str) -> Callable[..., Any]:
     """A kernel with the algorithm that the context names."""
     chosen, known = config.algorithm(), call.backend.ALGORITHMS
     if chosen not in known:
         raise ValueError(
             f"{call.op}: backend {call.backend_name!r} has no algorithm {chosen!r}, expected one of {', '.join(known)}"
         )
-    kernel: Callable[..., None] = getattr(call.backend, name)
+    kernel: Callable[..., Any] = getattr(call.backend, name)
     if chosen == "auto" and config.workspace_limit() is None:  # serves every geometry
         return kernel
 
-    def run(*arguments: Any) -> None:
+    def run(*arguments: Any) -> Any:
         try:
-            kernel(*arguments)
+            return kernel(*arguments)
         except (
             ValueError,
             MemoryError,
@@ -513,7 +564,7 @@ def _kernel(call: Call, name: str) -> Callable[..., None]:
 
 
 @quiet
-def _fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> None:
+def fill_with_bias(y: Array, bias: Array | None, activation: str | None) -> None:
     """The convolution of nothing: the bias alone."""
     y[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
     if activation is not None:
@@ -569,7 +620,8 @@ def _check_bias(op: str, bias: Array | None, channels: int) -> None:
         check_shape(op, "bias", bias.shape, (channels,))
 
 
-def _check_activation(op: str, activation: object, precision: Precision) -> None:
+def check_activation(op: str, activation: object, precision: Precision) -> None:
+    """Raises `ValueError` for unknown names and `TypeError` for those that integers do not have."""
     if activation is None:
         return
     if not isinstance(activation, str) or activation not in ACTIVATIONS:

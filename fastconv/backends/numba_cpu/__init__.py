@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastconv.activations import ACTIVATION_CODES
 from fastconv.backends.numba_cpu import common, dense, direct, launch, narrow, pool, spread, vectors
-from fastconv.backends.protocol import Choice
+from fastconv.backends.protocol import Choice, Planned, planned
 from fastconv.config import get_num_threads
 from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 
@@ -97,6 +97,14 @@ def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: Conv
     if not finite:
         arguments = (_flat(x), _flat(grad_y), plan.sizes, _flat(grad_weight))
         direct.repair_grad_weight.run(workers, *arguments)
+
+
+def conv_plan(
+    kernel: str, weight: Array, bias: Array | None, activation: str | None, geometry: ConvGeometry
+) -> Planned:
+    """A kernel with copies of the weights."""
+    kernels = {"conv_forward": conv_forward, "conv_grad_input": conv_grad_input}
+    return planned(kernels[kernel], weight, bias, activation, geometry)
 
 
 class Plan(NamedTuple):

@@ -19,6 +19,7 @@
 #include "conv_plan.h"
 #include "fma_peak.h"
 #include "kernels.h"
+#include "narrow.h"
 #include "parallel.h"
 
 namespace py = pybind11;
@@ -391,6 +392,63 @@ std::unique_ptr<AnyConvPlan> conv_plan(const std::string& kernel, const py::arra
     return plan;
 }
 
+bool is_narrow(const py::dtype& dtype) {
+    const auto name = dtype.attr("name").cast<std::string>();
+    return name == "float16" || name == "bfloat16";
+}
+
+NarrowType narrow_type(const std::string& name) {
+    if (name != "float16" && name != "bfloat16")
+        throw py::value_error("type must be 'float16' or 'bfloat16', got '" + name + "'");
+    return name == "float16" ? NarrowType::float16 : NarrowType::bfloat16;
+}
+
+// The kernels on arrays of uint16, which hold the bits of numbers of `type`.
+void bind_narrow_conv_forward(const std::string& type, const py::array& x, const py::array& weight,
+                              const py::object& bias, int activation, py::array y, const py::tuple& geometry,
+                              int algorithm, int threads, std::optional<Index> workspace_limit) {
+    const ConvGeometry g = conv_geometry(geometry);
+    const auto* xs = input<Narrow>("x", x, shape_of(g.batch, g.in_channels, g.input));
+    const auto* ws = input<Narrow>("weight", weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+    const auto* bs = bias_data<Narrow>(bias, g.out_channels);
+    auto* ys = output<Narrow>("y", y, shape_of(g.batch, g.out_channels, g.output));
+    const NarrowType kind = narrow_type(type);
+    const Activation code = activation_of(activation);
+    const Settings settings = settings_of(algorithm, threads, workspace_limit);
+    const OthersRun release(work(g));
+    narrow_conv_forward(kind, xs, ws, bs, code, ys, g, settings);
+}
+
+void bind_narrow_conv_grad_input(const std::string& type, const py::array& grad_y, const py::array& weight,
+                                 const py::object& bias, int activation, py::array grad_x,
+                                 const py::tuple& geometry, int algorithm, int threads,
+                                 std::optional<Index> workspace_limit) {
+    const ConvGeometry g = conv_geometry(geometry);
+    const auto* gs = input<Narrow>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
+    const auto* ws = input<Narrow>("weight", weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+    const auto* bs = bias_data<Narrow>(bias, g.in_channels);
+    auto* xs = output<Narrow>("grad_x", grad_x, shape_of(g.batch, g.in_channels, g.input));
+    const NarrowType kind = narrow_type(type);
+    const Activation code = activation_of(activation);
+    const Settings settings = settings_of(algorithm, threads, workspace_limit);
+    const OthersRun release(work(g));
+    narrow_conv_grad_input(kind, gs, ws, bs, code, xs, g, settings);
+}
+
+void bind_narrow_conv_grad_weight(const std::string& type, const py::array& x, const py::array& grad_y,
+                                  py::array grad_weight, const py::tuple& geometry, int algorithm,
+                                  int threads, std::optional<Index> workspace_limit) {
+    const ConvGeometry g = conv_geometry(geometry);
+    const auto* xs = input<Narrow>("x", x, shape_of(g.batch, g.in_channels, g.input));
+    const auto* gs = input<Narrow>("grad_y", grad_y, shape_of(g.batch, g.out_channels, g.output));
+    auto* ws =
+        output<Narrow>("grad_weight", grad_weight, shape_of(g.out_channels, g.group_inputs(), g.kernel));
+    const NarrowType kind = narrow_type(type);
+    const Settings settings = settings_of(algorithm, threads, workspace_limit);
+    const OthersRun release(work(g));
+    narrow_conv_grad_weight(kind, xs, gs, ws, g, settings);
+}
+
 // The algorithm that a kernel would run for these settings and, by their names, all that could serve the
 // geometry: the time that the model expects, in multiply-adds, multiplications, bytes of workspace, threads,
 // and whether the workspace is within the limit.
@@ -401,17 +459,21 @@ py::tuple explain_conv(const std::string& kernel, const py::dtype& dtype, const 
         throw py::value_error("geometry: there are too many products");
     const Settings settings = settings_of(algorithm, threads, workspace_limit);
     Choice choice;
-    dispatch<float, double, std::int32_t, std::int64_t>(py::array(dtype, 0), [&](auto zero) {
+    const auto explain_by = [&](auto zero) -> ExplainConv {
         using T = decltype(zero);
         if (kernel == "conv_forward")
-            choice = explain_conv_forward<T>(g, settings);
-        else if (kernel == "conv_grad_input")
-            choice = explain_conv_grad_input<T>(g, settings);
-        else if (kernel == "conv_grad_weight")
-            choice = explain_conv_grad_weight<T>(g, settings);
-        else
-            throw py::value_error("kernel '" + kernel + "' is unknown");
-    });
+            return explain_conv_forward<T>;
+        if (kernel == "conv_grad_input")
+            return explain_conv_grad_input<T>;
+        if (kernel == "conv_grad_weight")
+            return explain_conv_grad_weight<T>;
+        throw py::value_error("kernel '" + kernel + "' is unknown");
+    };
+    if (is_narrow(dtype))
+        choice = explain_narrow(explain_by(float{}), g, settings);
+    else
+        dispatch<float, double, std::int32_t, std::int64_t>(
+            py::array(dtype, 0), [&](auto zero) { choice = explain_by(zero)(g, settings); });
     py::dict candidates;
     for (const Candidate& c : choice.candidates)
         candidates[kAlgorithmNames[static_cast<int>(c.algorithm)]] = py::make_tuple(
@@ -552,6 +614,16 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     m.def("conv_grad_weight", &bind_conv_grad_weight, py::arg("x"), py::arg("grad_y"), py::arg("grad_weight"),
           py::arg("geometry"), py::arg("algorithm"), py::arg("threads"),
           py::arg("workspace_limit").none(true));
+    m.def("narrow_conv_forward", &bind_narrow_conv_forward, py::arg("type"), py::arg("x"), py::arg("weight"),
+          py::arg("bias").none(true), py::arg("activation"), py::arg("y"), py::arg("geometry"),
+          py::arg("algorithm"), py::arg("threads"), py::arg("workspace_limit").none(true));
+    m.def("narrow_conv_grad_input", &bind_narrow_conv_grad_input, py::arg("type"), py::arg("grad_y"),
+          py::arg("weight"), py::arg("bias").none(true), py::arg("activation"), py::arg("grad_x"),
+          py::arg("geometry"), py::arg("algorithm"), py::arg("threads"),
+          py::arg("workspace_limit").none(true));
+    m.def("narrow_conv_grad_weight", &bind_narrow_conv_grad_weight, py::arg("type"), py::arg("x"),
+          py::arg("grad_y"), py::arg("grad_weight"), py::arg("geometry"), py::arg("algorithm"),
+          py::arg("threads"), py::arg("workspace_limit").none(true));
     m.def("max_pool", &bind_max_pool, py::arg("x"), py::arg("y"), py::arg("indices").none(true),
           py::arg("geometry"), py::arg("threads"));
     m.def("max_pool_grad_input", &bind_max_pool_grad_input, py::arg("grad_y"), py::arg("indices"),

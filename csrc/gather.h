@@ -57,7 +57,12 @@ struct GatherPlan {
 // What an algorithm makes of the weights, for a plan (conv_plan.h): the first run leaves it here, later ones
 // of the same problem with other sources and results only read it.
 struct KeptWeights {
-    Memory memory;
+    KeptWeights() = default;
+    ~KeptWeights() { BufferPool::instance().give(std::move(memory)); }
+    KeptWeights(const KeptWeights&) = delete;
+    KeptWeights& operator=(const KeptWeights&) = delete;
+
+    Memory memory; // of the pool
     bool complete = false;
 };
 
@@ -90,7 +95,7 @@ T* weights_memory(const GatherProblem<T>& problem, Index count) {
     Memory& memory = problem.kept->memory;
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     if (!problem.kept->complete)
-        memory = BufferPool::instance().allocate(bytes);
+        memory = BufferPool::instance().take(bytes);
     else if (memory.size() < bytes)
         throw std::logic_error("kept weights are those of another problem");
     return static_cast<T*>(memory.data());

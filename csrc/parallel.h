@@ -45,7 +45,20 @@ constexpr Index kMemoryBound = 8;
 
 // Memory for packed operands: aligned, kept by its thread from call to call, never shared between threads.
 // Each slot is one array; asking again may move it.
-enum class Slot { weights, panels, partial, window, staging, positions, results, places, count };
+enum class Slot {
+    weights,
+    panels,
+    partial,
+    window,
+    staging,
+    positions,
+    results,
+    places,
+    wide_weights,
+    wide_source,
+    wide_result,
+    count
+};
 
 void* workspace_bytes(Slot slot, std::size_t bytes);
 

@@ -39,6 +39,40 @@ def conv_grad_weight(
     threads: int,
     workspace_limit: int | None,
 ) -> None: ...
+def narrow_conv_forward(
+    type: str,
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    activation: int,
+    y: _Array,
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
+) -> None: ...
+def narrow_conv_grad_input(
+    type: str,
+    grad_y: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    activation: int,
+    grad_x: _Array,
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
+) -> None: ...
+def narrow_conv_grad_weight(
+    type: str,
+    x: _Array,
+    grad_y: _Array,
+    grad_weight: _Array,
+    geometry: ConvGeometry,
+    algorithm: int,
+    threads: int,
+    workspace_limit: int | None,
+) -> None: ...
 def max_pool(x: _Array, y: _Array, indices: _Array | None, geometry: PoolGeometry, threads: int) -> None: ...
 def max_pool_grad_input(grad_y: _Array, indices: _Array, grad_x: _Array, threads: int) -> int: ...
 def avg_pool(x: _Array, y: _Array, geometry: PoolGeometry, threads: int) -> None: ...

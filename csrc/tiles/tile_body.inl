@@ -507,6 +507,11 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
 
 #include "winograd_body.inl"
 
+// --- numbers of 16 bits
+// --------------------------------------------------------------------------------------
+
+#include "narrow_body.inl"
+
 // --- the ceiling -------------------------------------------------------------------------------------------
 
 // A dozen sums hide the latency of two multiply-adds per cycle, and leave registers for their operands.
@@ -549,7 +554,9 @@ constexpr TileSet make_tile_set(const char* name) {
             depthwise_table<float>(),
             depthwise_table<double>(),
             winograd_table<float>(),
-            winograd_table<double>()};
+            winograd_table<double>(),
+            narrow_table<Float16>(),
+            narrow_table<BFloat16>()};
 }
 
 #undef INLINE

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "depthwise_tiles.h"
+#include "narrow_tiles.h"
 #include "pool_tiles.h"
 #include "winograd_tiles.h"
 
@@ -137,6 +138,7 @@ struct TileSet {
     DepthwiseTiles<double> depthwise_f64;
     WinogradTiles<float> winograd_f32;
     WinogradTiles<double> winograd_f64;
+    NarrowTiles float16, bfloat16;
 };
 
 // The table in use, and the names of those that this processor can run, best first.

@@ -8,7 +8,8 @@ place them by OpenMP's environment variables.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,20 @@ if _pool := os.environ.get("FASTCONV_THREAD_POOL"):
 
 _CODES = {name: code for code, name in enumerate(_native.algorithms())}
 ALGORITHMS = (*_CODES, "tune")
+TAKES_NARROW = True
+_NARROW_BYTES = 2
+_KERNELS: dict[str, Callable[..., None]] = {
+    "conv_forward": _native.conv_forward,
+    "conv_grad_input": _native.conv_grad_input,
+    "conv_grad_weight": _native.conv_grad_weight,
+}
 
 
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, activation: str | None, y: Array, geometry: ConvGeometry
 ) -> None:
     """``y = activation(weight * x + bias)``."""
-    algorithm, threads, limit = for_kernels()
-    code = ACTIVATION_CODES[activation]
-    if algorithm == "tune":
-        algorithm = _quickest("conv_forward", (x, weight, bias, code, y), geometry, threads, limit)
-    _native.conv_forward(x, weight, bias, code, y, geometry, _CODES[algorithm], threads, limit)
+    _run("conv_forward", (x, weight, bias, ACTIVATION_CODES[activation], y), geometry)
 
 
 def conv_grad_input(
@@ -61,21 +65,31 @@ def conv_grad_input(
     geometry: ConvGeometry,
 ) -> None:
     """``grad_x = activation(adjoint of the convolution applied to grad_y + bias)``."""
-    algorithm, threads, limit = for_kernels()
-    code = ACTIVATION_CODES[activation]
-    if algorithm == "tune":
-        algorithm = _quickest(
-            "conv_grad_input", (grad_y, weight, bias, code, grad_x), geometry, threads, limit
-        )
-    _native.conv_grad_input(grad_y, weight, bias, code, grad_x, geometry, _CODES[algorithm], threads, limit)
+    _run("conv_grad_input", (grad_y, weight, bias, ACTIVATION_CODES[activation], grad_x), geometry)
 
 
 def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: ConvGeometry) -> None:
     """The derivative by the weights."""
+    _run("conv_grad_weight", (x, grad_y, grad_weight), geometry)
+
+
+def _run(kernel: str, operands: tuple[Any, ...], geometry: ConvGeometry) -> None:
     algorithm, threads, limit = for_kernels()
     if algorithm == "tune":
-        algorithm = _quickest("conv_grad_weight", (x, grad_y, grad_weight), geometry, threads, limit)
-    _native.conv_grad_weight(x, grad_y, grad_weight, geometry, _CODES[algorithm], threads, limit)
+        algorithm = _quickest(kernel, operands, geometry, threads, limit)
+    if operands[0].dtype.itemsize == _NARROW_BYTES:
+        _native_kernel(kernel, operands)(geometry, _CODES[algorithm], threads, limit)
+    else:
+        _KERNELS[kernel](*operands, geometry, _CODES[algorithm], threads, limit)
+
+
+def _native_kernel(kernel: str, operands: tuple[Any, ...]) -> Callable[..., None]:
+    """The compiled kernel with its operands: those of 16 bits as their bits."""
+    dtype = operands[0].dtype
+    if dtype.itemsize != _NARROW_BYTES:
+        return partial(_KERNELS[kernel], *operands)
+    bits = [value.view(np.uint16) if isinstance(value, np.ndarray) else value for value in operands]
+    return partial(getattr(_native, f"narrow_{kernel}"), dtype.name, *bits)
 
 
 def conv_plan(
@@ -102,19 +116,17 @@ def _quickest(
     key = _tuning_key(kernel, dtype, geometry, threads, limit)
     seconds = tuning.known(key)
     if seconds is None:
-        run = getattr(_native, kernel)
+        run = _native_kernel(kernel, arrays)
         _, candidates = _native.explain_conv(kernel, dtype, geometry, _CODES["auto"], threads, limit)
         able = [name for name, candidate in candidates.items() if Candidate(*candidate).fits]
-        seconds = tuning.measured(
-            key, able, lambda name: run(*arrays, geometry, _CODES[name], threads, limit)
-        )
+        seconds = tuning.measured(key, able, lambda name: run(geometry, _CODES[name], threads, limit))
     return tuning.winner(seconds)
 
 
 def _tuning_key(
     kernel: str, dtype: np.dtype[Any], geometry: ConvGeometry, threads: int, limit: int | None
 ) -> Hashable:
-    return kernel, dtype.char, geometry, threads, limit, _native.get_isa()
+    return kernel, dtype.name, geometry, threads, limit, _native.get_isa()
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:

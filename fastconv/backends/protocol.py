@@ -1,10 +1,11 @@
-"""What a backend is: a module with these functions, and with ``ALGORITHMS`` and ``SILENT``.
+"""What a backend is: a module with these functions, and with ``ALGORITHMS``, ``SILENT`` and ``TAKES_NARROW``.
 
 ``ops`` calls them with arrays that are known to be sound: C-contiguous, aligned, native byte order, of one dtype,
 shaped as the geometry says (``geometry.x_shape`` and so on; always three spatial axes), not overlapping the output,
 and with no extent of zero anywhere. Kernels overwrite their output completely and read nothing from it.
 
-dtypes: the convolution kernels take float32, float64, int32 and int64; ``max_pool`` takes every integer type of 8 to
+dtypes: the convolution kernels take float32, float64, int32 and int64; where ``TAKES_NARROW``, they but for
+``conv_plan`` also take float16 and bfloat16, which they sum in float32. ``max_pool`` takes every integer type of 8 to
 64 bits, float32 and float64; the other pooling kernels float32 and float64.
 """
 
@@ -78,6 +79,7 @@ class Backend(Protocol):
     """The module's face; see the kernels of `fastconv.backends.reference` for the definitions."""
 
     ALGORITHMS: tuple[str, ...]  # of convolution, which `fastconv.config.algorithm` chooses from
+    TAKES_NARROW: bool  # whether convolution kernels take float16 and bfloat16
     SILENT: bool  # whether no kernel computes with NumPy, which warns of infinities and NaN
 
     def conv_forward(

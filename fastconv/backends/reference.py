@@ -20,6 +20,7 @@ from fastconv.geometry import AxisWindows, ConvGeometry, PoolGeometry, pool_wind
 Array = NDArray[Any]
 
 ALGORITHMS = ("auto", "direct")
+TAKES_NARROW = False
 SILENT = False
 
 # Infinities and NaN are values like others to a compiled kernel; NumPy's warnings would tell the backends apart.

@@ -143,6 +143,13 @@ def conv_precision(op: str, **arrays: Array | None) -> Precision:
     return _floating(op, dtypes)
 
 
+def for_kernel(precision: Precision, backend: Backend) -> Precision:
+    """``precision`` with the result's dtype for the kernel, if that is narrow and the kernel takes it as it is."""
+    if backend.TAKES_NARROW and precision.result.name in _NARROW:
+        return Precision(precision.result, precision.result)
+    return precision
+
+
 def mean_precision(op: str, **arrays: Array) -> Precision:
     """As NumPy's mean: floating types stay, integers become float64."""
     dtypes = [checked_dtype(op, argument, array) for argument, array in arrays.items()]

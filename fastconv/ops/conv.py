@@ -40,6 +40,7 @@ from fastconv.ops._arrays import (
     Precision,
     begin,
     conv_precision,
+    for_kernel,
     sum_dtype,
 )
 from fastconv.ops._calls import Run, Settled, operation, per_dimension, quiet, settled
@@ -107,6 +108,7 @@ def conv_nd(
     precision = conv_precision(op, input=x, weight=w, bias=b)
     check_activation(op, activation, precision)
     layer = conv_layer(op, ndim, x.shape, w, b, stride, padding, dilation, groups, padding_mode)
+    precision = _for_kernel(call, precision, layer.geometry, layer.pads)
     run = _gather(call, layer.kernel, activation, layer.shape, precision, layer.geometry)
     unread = ("input", "weight") * layer.geometry.is_empty
     if layer.pads:
@@ -169,6 +171,7 @@ def conv_transpose_nd(
     layer = conv_transpose_layer(
         op, ndim, x.shape, w, b, stride, padding, output_padding, groups, dilation, output_size
     )
+    precision = _for_kernel(call, precision, layer.geometry, layer.pads)
     run = _gather(call, layer.kernel, activation, layer.shape, precision, layer.geometry)
     unread = ("input", "weight") * layer.geometry.is_empty
     return settled(call, run, precision, layer.shape, out, unread=unread, input=x, weight=w, bias=b)
@@ -221,14 +224,15 @@ def conv_nd_backward(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
     inner = _padded(geometry, pads)
+    operands = _for_kernel(call, precision, inner, pads)
     grad_input = grad_weight = None
     if wants[0]:
         shape = _user_shape(x, ndim, geometry.in_channels, inner.input_size)
-        grad_input = _gather(call, "conv_grad_input", None, shape, precision, inner)
+        grad_input = _gather(call, "conv_grad_input", None, shape, operands, inner)
         if pads:
             grad_input = _without_padding(call, grad_input, x.shape, precision, pads, padding_mode)
     if wants[1]:
-        grad_weight = _grad_weight(call, w.shape, precision, inner)
+        grad_weight = _grad_weight(call, w.shape, operands, inner)
         if pads:
             grad_weight = of_padded_input(grad_weight, op, pads, padding_mode)
 
@@ -240,7 +244,7 @@ def conv_nd_backward(
         )
 
     unread = _unread(wants, inner)
-    return settled(call, run, precision, (), unread=unread, grad_output=gy, input=x, weight=w)
+    return settled(call, run, operands, (), unread=unread, grad_output=gy, input=x, weight=w)
 
 
 @operation
@@ -291,8 +295,9 @@ def conv_transpose_nd_backward(
         op, ndim, x.shape, w.shape, stride, padding, output_padding, groups, dilation, output_size
     )
     check_shape(op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.in_channels, geometry.input_size))
-    grad_input = _gather(call, "conv_forward", None, x.shape, precision, geometry) if wants[0] else None
-    grad_weight = _grad_weight(call, w.shape, precision, geometry) if wants[1] else None
+    operands = _for_kernel(call, precision, geometry)
+    grad_input = _gather(call, "conv_forward", None, x.shape, operands, geometry) if wants[0] else None
+    grad_weight = _grad_weight(call, w.shape, operands, geometry) if wants[1] else None
 
     def run(gy: Array, x: Array, w: Array) -> Gradients:
         return (
@@ -302,7 +307,7 @@ def conv_transpose_nd_backward(
         )
 
     unread = _unread(wants, geometry)
-    return settled(call, run, precision, (), unread=unread, grad_output=gy, input=x, weight=w)
+    return settled(call, run, operands, (), unread=unread, grad_output=gy, input=x, weight=w)
 
 
 @operation
@@ -348,6 +353,7 @@ def conv_nd_input(
     split_shape(op, "input_size", shape, ndim)
     geometry = conv_geometry(op, ndim, shape, w.shape, stride, padding, dilation, groups)
     check_shape(op, "grad_output", gy.shape, _like(shape, ndim, geometry.out_channels, geometry.output_size))
+    precision = _for_kernel(call, precision, geometry)
     gradient = _gather(call, "conv_grad_input", None, shape, precision, geometry)
 
     def run(w: Array, gy: Array, grad_x: Array | None = None) -> Array:
@@ -403,6 +409,7 @@ def conv_nd_weight(
     check_shape(
         op, "grad_output", gy.shape, _user_shape(x, ndim, geometry.out_channels, geometry.output_size)
     )
+    precision = _for_kernel(call, precision, geometry)
     run = _grad_weight(call, shape, precision, geometry)
     unread = ("input", "grad_output") * geometry.is_empty
     return settled(call, run, precision, shape, out, unread=unread, input=x, grad_output=gy)
@@ -465,6 +472,13 @@ def conv_transpose_layer(
 
 
 # --- the way to the kernels ------------------------------------------------------------------------------------------
+
+
+def _for_kernel(
+    call: Call, precision: Precision, geometry: ConvGeometry, pads: Pairs | None = None
+) -> Precision:
+    """What the kernel is given: narrow numbers as they are, unless something else than the kernel computes, too."""
+    return precision if pads or geometry.is_empty else for_kernel(precision, call.backend)
 
 
 def _gather(
@@ -576,7 +590,7 @@ def _bias_gradient(call: Call, grad_y: Array, shape: Shape, precision: Precision
     """A sum over space, which NumPy adds pairwise, and then over the batch, which it does not."""
     if not grad_y.size:
         return call.full((shape[1],), 0, precision.result)
-    planes = grad_y.reshape(shape[0], shape[1], -1)
+    planes = grad_y.astype(precision.compute, copy=False).reshape(shape[0], shape[1], -1)
     spatial = planes.sum(axis=2, dtype=precision.compute)
     return spatial.sum(axis=0, dtype=sum_dtype(precision.compute)).astype(precision.result)
 

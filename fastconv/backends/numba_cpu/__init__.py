@@ -24,6 +24,7 @@ from fastconv.geometry import ConvGeometry, PoolGeometry, Size3, pool_windows
 Array = NDArray[Any]
 
 ALGORITHMS = ("auto", "direct")
+TAKES_NARROW = False
 SILENT = False
 CACHE_LINE = 64  # bytes
 NARROW = 32  # most products of input and output channels in a group that is computed plane by plane

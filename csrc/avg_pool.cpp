@@ -1,5 +1,6 @@
 // Average pooling: the sum of a window over its divisor, and the adjoint, which gives every element an equal
 // share.
+#include <map>
 #include <numeric>
 
 #include "kernels.h"
@@ -30,10 +31,8 @@ public:
         return product > 0 ? product : 1; // of no element
     }
 
-    // Whether two rows have the same divisors.
-    bool same_row(Index d, Index h, Index other_d, Index other_h) const {
-        return p_.g.divisor_override != 0 || side(0, d) * side(1, h) == side(0, other_d) * side(1, other_h);
-    }
+    // Rows that have the same product have the same divisors.
+    double of_row(Index d, Index h) const { return p_.g.divisor_override != 0 ? 1 : side(0, d) * side(1, h); }
 
 private:
     double side(int axis, Index i) const {
@@ -44,28 +43,33 @@ private:
     const PoolProblem& p_;
 };
 
-// The divisors of one row after the other, made anew only where they change; whole vectors may be read.
+// The divisors of all rows of a plane of results, of which equal ones lie in memory once. Whole vectors may
+// be read.
 template <class T>
-class DivisorRow {
+class DivisorRows {
 public:
-    DivisorRow(const PoolProblem& problem, Index columns)
-        : divisors_(problem), columns_(columns),
-          row_(static_cast<std::size_t>(round_up(columns, tiles<T>().lanes)), T{1}) {}
-
-    const T* of(Index d, Index h) {
-        if (d_ < 0 || !divisors_.same_row(d, h, d_, h_))
-            for (Index w = 0; w < columns_; ++w)
-                row_[w] = static_cast<T>(divisors_(d, h, w));
-        d_ = d;
-        h_ = h;
-        return row_.data();
+    explicit DivisorRows(const PoolProblem& p) {
+        const auto& [depth, height, columns] = p.g.output;
+        const Divisors divisors(p);
+        rows_.reserve(static_cast<std::size_t>(depth * height));
+        for (Index d = 0; d < depth; ++d)
+            for (Index h = 0; h < height; ++h) {
+                std::vector<T>& row = distinct_[divisors.of_row(d, h)];
+                if (row.empty()) {
+                    row.assign(static_cast<std::size_t>(round_up(columns, tiles<T>().lanes)), T{1});
+                    for (Index w = 0; w < columns; ++w)
+                        row[static_cast<std::size_t>(w)] = static_cast<T>(divisors(d, h, w));
+                }
+                rows_.push_back(row.data());
+            }
     }
 
+    // From this row on.
+    const T* const* from(Index row) const { return rows_.data() + row; }
+
 private:
-    const Divisors divisors_;
-    const Index columns_;
-    std::vector<T> row_;
-    Index d_ = -1, h_ = -1;
+    std::map<double, std::vector<T>> distinct_;
+    std::vector<const T*> rows_;
 };
 
 // One window without gaps that covers the plane.
@@ -77,24 +81,31 @@ bool is_global(const PoolProblem& p) {
 // --- forward -----------------------------------------------------------------------------------------------
 
 template <class T>
-void avg_by_columns(const PoolProblem& p, const T* x, T* y) {
+void avg_by_columns(const PoolProblem& p, const T* x, T* y, bool small) {
     const SumTiles<T>& tile = sum_tiles<T>();
     const PoolPlan plan = p.plan();
     const RowWindows windows = p.row_windows();
+    const DivisorRows<T> divisors(p);
     const Index columns = windows.results, pitch = round_up(columns, tiles<T>().lanes);
+    const T* end = x + p.g.planes * p.x_plane();
+    const bool past = past_caches<T>(p.g.planes * p.y_plane());
     const PoolTasks tasks =
         PoolTasks::of_planes(plan, p.g.planes, pitch * static_cast<Index>(sizeof(T)), p.threads);
-    tasks.run([&](Index plane, const PoolBlock& block) {
-        T* sums = workspace<T>(Slot::panels, block.sources() * pitch);
-        DivisorRow<T> divisors(p, columns);
-        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
-            tile.along(x + plane * p.x_plane() + plan.source_row(slice, row), windows, sums + i * pitch);
-        });
-        plan.for_each_result_row(
-            block, pitch, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
-                tile.across(sums, rows, row_count, columns, divisors.of(slice, row), false,
-                            y + plane * p.y_plane() + plan.result_row(slice, row));
-            });
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
+        const Index first = plan.first_result(block), count = block.results() * columns;
+        T* to = y + plane * p.y_plane() + first;
+        T* means = past ? workspace<T>(Slot::results, count) : to;
+        const PoolSources<T> sources{x + plane * p.x_plane(), rows.sources.data(), rows.count(), x, end};
+        const T* const* divisor = divisors.from(first / columns);
+        if (small) {
+            tile.windows(sources, windows, rows.parts.row_lists(), divisor, means);
+        } else {
+            T* sums = workspace<T>(Slot::panels, rows.count() * pitch);
+            tile.along(sources, windows, sums, pitch);
+            tile.across(sums, pitch, rows.parts.row_lists(), columns, divisor, false, means);
+        }
+        if (past)
+            tiles<T>().stream(means, count, to, true);
     });
 }
 
@@ -104,26 +115,24 @@ bool avg_by_planes(const PoolProblem& p, const T* x, T* y) {
     const SumTiles<T>& tile = sum_tiles<T>();
     const PoolPlan plan = p.plan();
     const AxisLists width = p.lists(2);
-    const Index lanes = tiles<T>().lanes, x_row = p.g.input[2] * lanes, y_row = p.g.output[2] * lanes;
+    const DivisorRows<T> divisors(p);
+    const Index columns = p.g.output[2], lanes = tiles<T>().lanes;
+    const Index x_row = p.g.input[2] * lanes, y_row = columns * lanes;
     const Index row_bytes = (x_row + 2 * y_row) * static_cast<Index>(sizeof(T));
     const PoolTasks tasks = PoolTasks::of_groups(plan, p.g.planes, lanes, row_bytes, p.threads);
     if (!tasks.fit())
         return false;
-    tasks.run([&](Index group, const PoolBlock& block) {
+    tasks.run(plan, [&](Index group, const PoolBlock& block, const PoolRows& rows) {
         const Index plane = group * lanes, planes = std::min(lanes, p.g.planes - plane);
+        const Index first = plan.first_result(block);
         T* source = workspace<T>(Slot::window, block.sources() * x_row);
-        T* sums = workspace<T>(Slot::panels, block.sources() * y_row);
+        T* sums = workspace<T>(Slot::panels, rows.count() * y_row);
         T* result = workspace<T>(Slot::results, block.results() * y_row);
-        DivisorRow<T> divisors(p, p.g.output[2]);
         interleave(plan, block, x + plane * p.x_plane(), planes, source);
-        plan.for_each_source_row(block, [&](Index, Index, Index i) {
-            tile.along_interleaved(source + i * x_row, width.row_lists(), sums + i * y_row);
-        });
-        plan.for_each_result_row(
-            block, y_row, [&](Index slice, Index row, Index i, const Index* rows, Index row_count) {
-                tile.across(sums, rows, row_count, y_row, divisors.of(slice, row), true, result + i * y_row);
-            });
-        separate(plan, block, result, planes, y + plane * p.y_plane());
+        for (Index i = 0; i < rows.count(); ++i)
+            tile.along_interleaved(source + rows.in_block[i] * x_row, width.row_lists(), sums + i * y_row);
+        tile.across(sums, y_row, rows.parts.row_lists(), y_row, divisors.from(first / columns), true, result);
+        separate(result, block.results() * columns, planes, y + plane * p.y_plane() + first, p.y_plane());
     });
     return true;
 }
@@ -131,18 +140,20 @@ bool avg_by_planes(const PoolProblem& p, const T* x, T* y) {
 template <class T>
 void avg_by_windows(const PoolProblem& p, const T* x, T* y) {
     const PoolPlan plan = p.plan();
-    const Divisors divisors(p);
+    const DivisorRows<T> divisors(p);
+    const Index columns = p.g.output[2];
     const PoolTasks tasks = PoolTasks::of_planes(plan, p.g.planes, 1, p.threads);
-    tasks.run([&](Index plane, const PoolBlock& block) {
-        plan.for_each_result_row(block, [&](Index slice, Index row, Index, const Index* rows,
-                                            Index row_count) {
-            T* to = y + plane * p.y_plane() + plan.result_row(slice, row);
-            for (Index j = 0; j < p.g.output[2]; ++j) {
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
+        const Index first = plan.first_result(block);
+        const T* const* divisor = divisors.from(first / columns);
+        T* to = y + plane * p.y_plane() + first;
+        for (Index row = 0; row < block.results(); ++row, to += columns)
+            for (Index j = 0; j < columns; ++j) {
                 const Window& w = p.windows[2][static_cast<std::size_t>(j)];
-                to[j] = sum_tiles<T>().window(x + plane * p.x_plane(), w.first, rows, row_count, w.inside) /
-                        static_cast<T>(divisors(slice, row, j));
+                to[j] = sum_tiles<T>().window(x + plane * p.x_plane(), w.first, rows.offsets_of(row),
+                                              rows.count_of(row), w.inside) /
+                        divisor[row][j];
             }
-        });
     });
 }
 
@@ -193,33 +204,37 @@ void avg_grad_by_columns(const PoolProblem& p, const T* grad_y, T* grad_x) {
     const PoolPlan plan = adjoint_plan(p);
     const RowWindows windows = p.row_windows();
     const std::vector<RowWindows> parts = phases(windows);
+    const DivisorRows<T> divisors(p);
     const Index step = static_cast<Index>(parts.size()), lanes = tiles<T>().lanes;
     const Index part_pitch = round_up(parts[0].results, lanes),
                 pitch = std::max(round_up(windows.size, lanes), 2 * part_pitch);
+    const bool past = past_caches<T>(p.g.planes * p.x_plane());
     const PoolTasks tasks =
         PoolTasks::of_planes(plan, p.g.planes, pitch * static_cast<Index>(sizeof(T)), p.threads);
-    tasks.run([&](Index plane, const PoolBlock& block) {
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
+        const Index count = block.results() * windows.size;
+        T* result = grad_x + plane * p.x_plane() + plan.first_result(block);
         T* shares = workspace<T>(Slot::staging, windows.results);
         T* sums = workspace<T>(Slot::window, step * part_pitch);
-        T* spread = workspace<T>(Slot::panels, block.sources() * pitch);
-        DivisorRow<T> divisors(p, windows.results);
-        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
+        T* spread = workspace<T>(Slot::panels, rows.count() * pitch);
+        for (Index i = 0; i < rows.count(); ++i) {
             T* to = spread + i * pitch;
-            tile.divide(grad_y + plane * p.y_plane() + plan.source_row(slice, row), divisors.of(slice, row),
+            const Index source = rows.sources[i], start = 0;
+            tile.divide(grad_y + plane * p.y_plane() + source, *divisors.from(source / windows.results),
                         windows.results, shares);
             for (Index phase = 0; phase < step; ++phase)
-                tile.along(shares, parts[phase], step == 1 ? to : sums + phase * part_pitch);
+                tile.along({shares, &start, 1, shares, shares + windows.results}, parts[phase],
+                           step == 1 ? to : sums + phase * part_pitch, part_pitch);
             if (step == 2)
                 tile.alternate(sums, sums + part_pitch, parts[0].results, to);
             for (Index phase = 0; phase < step && step > 2; ++phase)
                 for (Index j = 0; j < parts[phase].results; ++j)
                     to[j * step + phase] = sums[phase * part_pitch + j];
-        });
-        plan.for_each_result_row(block, pitch,
-                                 [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
-                                     tile.across(spread, rows, row_count, windows.size, nullptr, false,
-                                                 grad_x + plane * p.x_plane() + plan.result_row(slice, row));
-                                 });
+        }
+        T* across = past ? workspace<T>(Slot::results, count) : result;
+        tile.across(spread, pitch, rows.parts.row_lists(), windows.size, nullptr, false, across);
+        if (past)
+            tiles<T>().stream(across, count, result, true);
     });
 }
 
@@ -228,29 +243,28 @@ bool avg_grad_by_planes(const PoolProblem& p, const T* grad_y, T* grad_x) {
     const SumTiles<T>& tile = sum_tiles<T>();
     const PoolPlan plan = adjoint_plan(p);
     const AxisLists width = inverse_lists(p.lists(2), p.g.input[2]);
+    const DivisorRows<T> divisors(p);
     const Index lanes = tiles<T>().lanes, x_row = p.g.input[2] * lanes, y_row = p.g.output[2] * lanes;
     const Index row_bytes = (2 * x_row + y_row) * static_cast<Index>(sizeof(T));
     const PoolTasks tasks = PoolTasks::of_groups(plan, p.g.planes, lanes, row_bytes, p.threads);
     if (!tasks.fit())
         return false;
-    tasks.run([&](Index group, const PoolBlock& block) {
+    tasks.run(plan, [&](Index group, const PoolBlock& block, const PoolRows& rows) {
         const Index plane = group * lanes, planes = std::min(lanes, p.g.planes - plane);
         T* shares = workspace<T>(Slot::window, block.sources() * y_row);
-        T* spread = workspace<T>(Slot::panels, block.sources() * x_row);
+        T* spread = workspace<T>(Slot::panels, rows.count() * x_row);
         T* result = workspace<T>(Slot::results, block.results() * x_row);
-        DivisorRow<T> divisors(p, p.g.output[2]);
         interleave(plan, block, grad_y + plane * p.y_plane(), planes, shares);
-        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
-            T* share = shares + i * y_row;
-            const Index itself = 0;
-            tile.across(share, &itself, 1, y_row, divisors.of(slice, row), true, share);
+        for (Index i = 0; i < rows.count(); ++i) {
+            T* share = shares + rows.in_block[i] * y_row;
+            const Index list[] = {0, 1}, itself = 0;
+            tile.across(share, y_row, {1, list, &itself}, y_row,
+                        divisors.from(rows.sources[i] / p.g.output[2]), true, share);
             tile.along_interleaved(share, width.row_lists(), spread + i * x_row);
-        });
-        plan.for_each_result_row(
-            block, x_row, [&](Index, Index, Index i, const Index* rows, Index row_count) {
-                tile.across(spread, rows, row_count, x_row, nullptr, true, result + i * x_row);
-            });
-        separate(plan, block, result, planes, grad_x + plane * p.x_plane());
+        }
+        tile.across(spread, x_row, rows.parts.row_lists(), x_row, nullptr, true, result);
+        separate(result, block.results() * p.g.input[2], planes,
+                 grad_x + plane * p.x_plane() + plan.first_result(block), p.x_plane());
     });
     return true;
 }
@@ -258,20 +272,20 @@ bool avg_grad_by_planes(const PoolProblem& p, const T* grad_y, T* grad_x) {
 template <class T>
 void avg_grad_by_windows(const PoolProblem& p, const T* grad_y, T* grad_x) {
     const PoolPlan plan = p.plan();
-    const Divisors divisors(p);
-    const PoolBlock everything{{0, p.g.output[0]}, {0, p.g.output[1]}, {0, 0}, {0, 0}};
+    const DivisorRows<T> divisors(p);
+    const PoolRows rows =
+        plan.rows({{0, p.g.output[0]}, {0, p.g.output[1]}, {0, p.g.input[0]}, {0, p.g.input[1]}});
+    const Index y_rows = p.g.output[0] * p.g.output[1];
     for_each_plane(p.g.planes, p.x_plane() + p.y_plane(), p.threads, [&](Index plane) {
         T* to = grad_x + plane * p.x_plane();
         std::fill_n(to, p.x_plane(), T{});
-        plan.for_each_result_row(
-            everything, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
-                const T* from = grad_y + plane * p.y_plane() + plan.result_row(slice, row);
-                for (Index j = 0; j < p.g.output[2]; ++j) {
-                    const Window& w = p.windows[2][static_cast<std::size_t>(j)];
-                    sum_tiles<T>().add_to_window(from[j] / static_cast<T>(divisors(slice, row, j)), w.first,
-                                                 rows, row_count, w.inside, to);
-                }
-            });
+        const T* from = grad_y + plane * p.y_plane();
+        for (Index row = 0; row < y_rows; ++row, from += p.g.output[2])
+            for (Index j = 0; j < p.g.output[2]; ++j) {
+                const Window& w = p.windows[2][static_cast<std::size_t>(j)];
+                sum_tiles<T>().add_to_window(from[j] / (*divisors.from(row))[j], w.first,
+                                             rows.offsets_of(row), rows.count_of(row), w.inside, to);
+            }
     });
 }
 
@@ -295,14 +309,15 @@ void avg_pool(const T* x, T* y, const PoolGeometry& geometry, int threads) {
     const PoolProblem p(geometry, threads);
     if (is_global(p)) {
         const T divisor = static_cast<T>(Divisors(p)(0, 0, 0));
-        return for_each_plane(p.g.planes, p.x_plane(), threads, [&](Index plane) {
-            const Index row = plane * p.x_plane();
-            y[plane] = sum_tiles<T>().window(x, 0, &row, 1, p.x_plane()) / divisor;
+        return for_each_planes(p.g.planes, p.x_plane(), threads, [&](Index first, Index count) {
+            sum_tiles<T>().total(x + first * p.x_plane(), p.x_plane(), count, y + first);
+            for (Index plane = first; plane < first + count; ++plane)
+                y[plane] /= divisor;
         });
     }
     go_cheapest(
         p, tiles<T>().lanes, PoolWork::mean, [&] { return avg_by_planes(p, x, y); },
-        [&] { avg_by_columns(p, x, y); }, [&] { avg_by_windows(p, x, y); },
+        [&](bool small) { avg_by_columns(p, x, y, small); }, [&] { avg_by_windows(p, x, y); },
         [&] { avg_by_elements(p, x, y); });
 }
 
@@ -317,8 +332,8 @@ void avg_pool_grad_input(const T* grad_y, T* grad_x, const PoolGeometry& geometr
     }
     go_cheapest(
         p, tiles<T>().lanes, PoolWork::mean_adjoint, [&] { return avg_grad_by_planes(p, grad_y, grad_x); },
-        [&] { avg_grad_by_columns(p, grad_y, grad_x); }, [&] { avg_grad_by_windows(p, grad_y, grad_x); },
-        [&] { avg_grad_by_elements(p, grad_y, grad_x); });
+        [&](bool) { avg_grad_by_columns(p, grad_y, grad_x); },
+        [&] { avg_grad_by_windows(p, grad_y, grad_x); }, [&] { avg_grad_by_elements(p, grad_y, grad_x); });
 }
 
 #define INSTANTIATE(T)                                              \

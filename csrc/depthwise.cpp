@@ -249,7 +249,7 @@ private:
         if (!in_tile(p_.activation))
             std::transform(to, to + count, to, [&](T value) { return activated(value, p_.activation); });
         if (past_caches_)
-            tile_.stream(to, count, y, last);
+            tiles<T>().stream(to, count, y, last);
     }
 
     const GatherProblem<T>& p_;

@@ -1,6 +1,7 @@
 // Maximum pooling: of equal elements the first in row-major order wins, NaN over everything, the last NaN
 // over others.
 #include <atomic>
+#include <cstring>
 #include <limits>
 
 #include "kernels.h"
@@ -9,8 +10,8 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kCachedBytes = 12 << 20;         // results beyond are not read again from a cache
 constexpr Index kConvertedElements = 1 << 20;    // at a time
+constexpr Index kStagedBytes = 512 << 10;        // of a plane that is made in the second-level cache
 constexpr Index kMostConverted = Index{1} << 26; // elements of a plane that may be copied into a wider type
 
 template <class T>
@@ -45,39 +46,33 @@ struct MaxArrays {
     Index* indices; // or null
 };
 
-bool past_caches(const PoolProblem& p) {
-    return p.g.planes * p.y_plane() > kCachedBytes / static_cast<Index>(sizeof(Index));
-}
-
 template <class T>
-void max_by_columns(const PoolProblem& p, const MaxArrays<T>& a) {
+void max_by_columns(const PoolProblem& p, const MaxArrays<T>& a, bool small) {
     const MaxTiles<T>& tile = max_tiles<T>();
     const PoolPlan plan = p.plan();
     const RowWindows windows = p.row_windows();
     const Index columns = windows.results, pitch = round_up(columns, tiles<T>().lanes);
-    const bool where = a.indices != nullptr, past = past_caches(p);
+    const bool where = a.indices != nullptr, past = past_caches<T>(p.g.planes * p.y_plane());
+    const T* end = a.x + p.g.planes * p.x_plane();
     const PoolTasks tasks = PoolTasks::of_planes(
         plan, p.g.planes, pitch * static_cast<Index>(sizeof(T) + sizeof(Position<T>)), p.threads);
-    tasks.run([&](Index plane, const PoolBlock& block) {
-        const T* x = a.x + plane * p.x_plane();
-        T* values = workspace<T>(Slot::panels, block.sources() * pitch);
-        Position<T>*positions = nullptr, *places = nullptr;
-        if (where) {
-            positions = workspace<Position<T>>(Slot::positions, block.sources() * pitch);
-            places = workspace<Position<T>>(Slot::places, pitch);
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
+        const Index out = plane * p.y_plane() + plan.first_result(block), count = block.results() * columns;
+        const PoolSources<T> x{a.x + plane * p.x_plane(), rows.sources.data(), rows.count(), a.x, end};
+        T* y = past ? workspace<T>(Slot::results, count) : a.y + out;
+        auto* places = where ? workspace<Position<T>>(Slot::places, count) : nullptr;
+        if (small) {
+            tile.windows(x, windows, rows.parts.row_lists(), y, places);
+        } else {
+            T* values = workspace<T>(Slot::panels, rows.count() * pitch);
+            auto* positions = where ? workspace<Position<T>>(Slot::positions, rows.count() * pitch) : nullptr;
+            tile.along(x, windows, values, positions, pitch);
+            tile.across(values, positions, pitch, rows.parts.row_lists(), columns, y, places);
         }
-        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
-            const Index first = plan.source_row(slice, row);
-            tile.along(x + first, static_cast<Position<T>>(first), windows, values + i * pitch,
-                       where ? positions + i * pitch : nullptr);
-        });
-        plan.for_each_result_row(
-            block, pitch, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
-                const Index out = plane * p.y_plane() + plan.result_row(slice, row);
-                tile.across(values, positions, rows, row_count, columns, a.y + out, places);
-                if (where)
-                    tile.widen(places, columns, a.indices + out, past);
-            });
+        if (past)
+            tiles<T>().stream(y, count, a.y + out, true);
+        if (where)
+            tile.widen(places, count, a.indices + out, past);
     });
 }
 
@@ -88,43 +83,37 @@ bool max_by_planes(const PoolProblem& p, const MaxArrays<T>& a) {
     const PoolPlan plan = p.plan();
     const AxisLists width = p.lists(2);
     const Index lanes = tiles<T>().lanes, x_row = p.g.input[2] * lanes, y_row = p.g.output[2] * lanes;
-    const bool where = a.indices != nullptr, past = past_caches(p);
+    const bool where = a.indices != nullptr, past = past_caches<T>(p.g.planes * p.y_plane());
     const Index row_bytes = x_row * static_cast<Index>(sizeof(T)) +
                             2 * y_row * static_cast<Index>(sizeof(T) + sizeof(Position<T>));
     const PoolTasks tasks = PoolTasks::of_groups(plan, p.g.planes, lanes, row_bytes, p.threads);
     if (!tasks.fit())
         return false;
-    tasks.run([&](Index group, const PoolBlock& block) {
+    tasks.run(plan, [&](Index group, const PoolBlock& block, const PoolRows& rows) {
         const Index plane = group * lanes, planes = std::min(lanes, p.g.planes - plane);
         T* x = workspace<T>(Slot::window, block.sources() * x_row);
-        T* values = workspace<T>(Slot::panels, block.sources() * y_row);
+        T* values = workspace<T>(Slot::panels, rows.count() * y_row);
         T* y = workspace<T>(Slot::results, block.results() * y_row);
         Position<T>*positions = nullptr, *places = nullptr;
         if (where) {
-            positions = workspace<Position<T>>(Slot::positions, block.sources() * y_row);
+            positions = workspace<Position<T>>(Slot::positions, rows.count() * y_row);
             places = workspace<Position<T>>(Slot::places, block.results() * y_row);
         }
         interleave(plan, block, a.x + plane * p.x_plane(), planes, x);
-        plan.for_each_source_row(block, [&](Index slice, Index row, Index i) {
-            tile.along_interleaved(x + i * x_row, static_cast<Position<T>>(plan.source_row(slice, row)),
+        for (Index i = 0; i < rows.count(); ++i)
+            tile.along_interleaved(x + rows.in_block[i] * x_row, static_cast<Position<T>>(rows.sources[i]),
                                    width.row_lists(), values + i * y_row,
                                    where ? positions + i * y_row : nullptr);
-        });
-        plan.for_each_result_row(block, y_row,
-                                 [&](Index, Index, Index i, const Index* rows, Index row_count) {
-                                     tile.across(values, positions, rows, row_count, y_row, y + i * y_row,
-                                                 where ? places + i * y_row : nullptr);
-                                 });
-        separate(plan, block, y, planes, a.y + plane * p.y_plane());
+        tile.across(values, positions, y_row, rows.parts.row_lists(), y_row, y, places);
+        const Index length = block.results() * p.g.output[2];
+        const Index out = plane * p.y_plane() + plan.first_result(block);
+        separate(y, length, planes, a.y + out, p.y_plane());
         if (!where)
             return;
-        Index* indices = a.indices + plane * p.y_plane();
-        for_each_run(plan, block, places, [&](Index offset, Index length, const Position<T>* run) {
-            auto* staged = workspace<Position<T>>(Slot::staging, planes * length);
-            tiles<Position<T>>().transpose(run, lanes, length, planes, staged, length, length);
-            for (Index i = 0; i < planes; ++i)
-                tile.widen(staged + i * length, length, indices + offset + i * p.y_plane(), past);
-        });
+        auto* staged = workspace<Position<T>>(Slot::staging, planes * length);
+        separate(places, length, planes, staged, length);
+        for (Index i = 0; i < planes; ++i)
+            tile.widen(staged + i * length, length, a.indices + out + i * p.y_plane(), past);
     });
     return true;
 }
@@ -133,19 +122,18 @@ template <class T>
 void max_by_windows(const PoolProblem& p, const MaxArrays<T>& a) {
     const PoolPlan plan = p.plan();
     const PoolTasks tasks = PoolTasks::of_planes(plan, p.g.planes, 1, p.threads);
-    tasks.run([&](Index plane, const PoolBlock& block) {
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
         const T* x = a.x + plane * p.x_plane();
-        plan.for_each_result_row(
-            block, [&](Index slice, Index row, Index, const Index* rows, Index row_count) {
-                Index out = plane * p.y_plane() + plan.result_row(slice, row);
-                for (const Window& w : p.windows[2]) {
-                    Position<T> where;
-                    max_tiles<T>().window(x, w.first, rows, row_count, w.inside, a.y + out, &where);
-                    if (a.indices != nullptr)
-                        a.indices[out] = where;
-                    ++out;
-                }
-            });
+        Index out = plane * p.y_plane() + plan.first_result(block);
+        for (Index row = 0; row < block.results(); ++row)
+            for (const Window& w : p.windows[2]) {
+                Position<T> where;
+                max_tiles<T>().window(x, w.first, rows.offsets_of(row), rows.count_of(row), w.inside,
+                                      a.y + out, &where);
+                if (a.indices != nullptr)
+                    a.indices[out] = where;
+                ++out;
+            }
     });
 }
 
@@ -176,7 +164,8 @@ void max_pool_compared(const MaxArrays<T>& a, const PoolGeometry& g, int threads
         return max_by_elements(p, a);
     go_cheapest(
         p, tiles<T>().lanes, PoolWork::maximum, [&] { return max_by_planes(p, a); },
-        [&] { max_by_columns(p, a); }, [&] { max_by_windows(p, a); }, [&] { max_by_elements(p, a); });
+        [&](bool small) { max_by_columns(p, a, small); }, [&] { max_by_windows(p, a); },
+        [&] { max_by_elements(p, a); });
 }
 
 // to[indices[i]] += from[i], where an index of -1 adds nothing. False where another lies outside [0, size).
@@ -246,12 +235,19 @@ template <class T>
 Index max_pool_grad_input(const T* grad_y, const Index* indices, T* grad_x, Index planes, Index output_plane,
                           Index input_plane, int threads) {
     std::atomic<bool> sound{true};
-    for_each_plane(planes, input_plane + output_plane, threads, [&](Index plane) {
-        T* to = grad_x + plane * input_plane;
-        std::fill_n(to, input_plane, T{});
-        if (!scatter_add(grad_y + plane * output_plane, indices + plane * output_plane, output_plane, to,
-                         input_plane))
-            sound = false;
+    const bool past =
+        past_caches<T>(planes * input_plane) && input_plane * static_cast<Index>(sizeof(T)) <= kStagedBytes;
+    for_each_planes(planes, input_plane + output_plane, threads, [&](Index first, Index count) {
+        T* staged = past ? workspace<T>(Slot::staging, count * input_plane) : grad_x + first * input_plane;
+        std::memset(staged, 0, static_cast<std::size_t>(count * input_plane) * sizeof(T));
+        for (Index plane = 0; plane < count; ++plane) {
+            const Index out = (first + plane) * output_plane;
+            if (!scatter_add(grad_y + out, indices + out, output_plane, staged + plane * input_plane,
+                             input_plane))
+                sound = false;
+        }
+        if (past)
+            tiles<T>().stream(staged, count * input_plane, grad_x + first * input_plane, true);
     });
     if (sound)
         return -1;

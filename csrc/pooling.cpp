@@ -14,6 +14,25 @@ constexpr Index kLargestLists = 1 << 22;                          // entries
 constexpr Index kFarthest = Index{1} << 31; // stride, dilation or padding whose sums are taken
 constexpr Index kLargestStep = 64;          // whose phases are worth it
 
+// Windows that take whole rows are windows of one long row.
+PoolGeometry folded(PoolGeometry g) {
+    for (int axis = 1; axis >= 0; --axis) {
+        const Index width = g.input[axis + 1];
+        const bool whole = !g.adaptive && g.output[axis + 1] == 1 && g.kernel[axis + 1] == width &&
+                           g.pad_low[axis + 1] == 0 && g.pad_high[axis + 1] == 0 &&
+                           g.dilation[axis + 1] == 1 && g.dilation[axis] == 1;
+        const bool near =
+            std::max({width, g.kernel[axis], g.stride[axis], g.pad_low[axis], g.pad_high[axis]}) <= kFarthest;
+        if (!whole || !near)
+            continue;
+        for (Size3* size : {&g.input, &g.kernel, &g.stride, &g.pad_low, &g.pad_high})
+            (*size)[axis] *= width;
+        g.input[axis + 1] = g.kernel[axis + 1] = g.stride[axis + 1] = 1;
+    }
+    return g;
+}
+
+// Axes of a single element come first.
 PoolGeometry rotated(PoolGeometry g) {
     for (int i = 0; i < 2 && g.input[2] == 1 && g.output[2] == 1; ++i)
         for (Size3* size : {&g.input, &g.output, &g.kernel, &g.stride, &g.dilation, &g.pad_low, &g.pad_high})
@@ -59,7 +78,7 @@ AxisLists inverse_lists(const AxisLists& lists, Index sources) {
 // --- which way ---------------------------------------------------------------------------------------------
 
 PoolProblem::PoolProblem(const PoolGeometry& geometry, int threads)
-    : g(rotated(geometry)), windows{axis_windows(g, 0), axis_windows(g, 1), axis_windows(g, 2)},
+    : g(rotated(folded(geometry))), windows{axis_windows(g, 0), axis_windows(g, 1), axis_windows(g, 2)},
       elements{count_elements(windows[0]), count_elements(windows[1]), count_elements(windows[2])},
       threads(threads) {}
 
@@ -71,7 +90,7 @@ PoolWay PoolProblem::cheapest(Index lanes, PoolWork work, bool planes_fit) const
             return PoolWay::none;
     // Cycles for a plane, fitted roughly to measurements on one machine.
     const auto real = [](auto value) { return static_cast<double>(value); };
-    const bool adjoint = work == PoolWork::mean_adjoint;
+    const bool adjoint = work == PoolWork::mean_adjoint, maximum = work == PoolWork::maximum;
     const double x = real(x_plane()), y = real(y_plane()), width = real(g.input[2]),
                  results = real(g.output[2]), x_rows = x / width, y_rows = y / results, l = real(lanes),
                  step = real(g.stride[2]);
@@ -79,26 +98,33 @@ PoolWay PoolProblem::cheapest(Index lanes, PoolWork work, bool planes_fit) const
     const double merged = real(elements[0]) * real(elements[1]); // rows of x of all rows of y together
     const double rows = std::min(merged, x_rows);                // that take part
 
-    const double by_plane = adjoint ? 8 * x + 4 * y + 2 * merged * width + 2 * y_rows * all_taps
-                                    : 4 * x + 8 * y + 2 * merged * results + 2 * rows * all_taps;
+    const double by_plane =
+        adjoint ? 12 * x + 6 * y + 3 * merged * width + 3 * y_rows * all_taps
+                : (maximum ? 2.3 : 1.5) * (4 * x + 8 * y + 2 * merged * results + 2 * rows * all_taps);
     const double by_planes = by_plane * real(ceil_div(g.planes, lanes)) / real(g.planes);
 
-    double by_columns;
+    double by_columns, by_small = std::numeric_limits<double>::infinity();
     if (adjoint) {
         const double vectors = real(ceil_div(g.input[2], lanes)), phases = std::min(step, taps);
         by_columns = y_rows * vectors * (2.5 * std::max(1., taps / step) + (step > 2 ? l : 2)) +
                      20 * y_rows * phases + 2.5 * merged * vectors + 15 * y_rows * (1 + phases) + 20 * x_rows;
     } else {
-        const double vectors = real(ceil_div(g.output[2], lanes));
-        const double cut = std::min(vectors, g.pad_low[2] > 0 ? 2. : 1.); // vectors with elements outside
-        const double inner_tap = step > 2 ? 1.25 * l : 2 * step, cut_tap = step > 2 ? 2 * l : 15 * step;
-        by_columns = rows * real(row_windows().kernel) * (inner_tap * (vectors - cut) + cut_tap * cut) +
-                     2 * merged * vectors + 15 * rows + 20 * y_rows;
+        const RowWindows w = row_windows();
+        const double vectors = real(ceil_div(g.output[2], lanes)), kernel = real(w.kernel);
+        const double cut = g.pad_low[2] > 0 ? std::min(vectors, 2.) : 0; // vectors with elements outside
+        const double inner_tap = step > 2 ? 1.25 * l : (maximum ? 3 : 2) * step,
+                     cut_tap = step > 2 ? 2 * l : 15 * step;
+        by_columns = rows * kernel * (inner_tap * (vectors - cut) + cut_tap * cut) + 2 * merged * vectors +
+                     15 * rows + 20 * y_rows;
+        const double whole = 2 * g.output[2] <= lanes ? 0.5 : vectors; // two rows in a vector
+        const double tap = maximum ? 4 : 2, result = maximum ? 5 : 15;
+        if (is_small())
+            by_small =
+                40 + result * whole * y_rows + merged * (whole * (4 + tap * kernel) + cut * 4 * kernel);
     }
 
     const double row_vectors = real(ceil_div(elements[2], g.output[2] * lanes));
-    const double by_windows = work == PoolWork::maximum
-                                  ? y * (20 + 10 * l) + 12 * merged * results * row_vectors
+    const double by_windows = maximum   ? y * 100 + merged * results * (8 + 5 * row_vectors)
                               : adjoint ? merged * results * (6 + 2 * row_vectors) + x / l
                                         : y * (20 + 2 * l) + merged * results * (6 + 2 * row_vectors);
 
@@ -112,6 +138,7 @@ PoolWay PoolProblem::cheapest(Index lanes, PoolWork work, bool planes_fit) const
     };
     consider(PoolWay::planes, planes_fit && elements[2] <= kLargestLists, by_planes);
     consider(PoolWay::columns, !g.adaptive && (!adjoint || g.stride[2] <= kLargestStep), by_columns);
+    consider(PoolWay::small, true, by_small);
     consider(PoolWay::windows, g.dilation[2] == 1 || g.kernel[2] == 1, by_windows);
     return way;
 }
@@ -129,6 +156,18 @@ AxisLists PoolProblem::lists(int axis) const {
     return lists;
 }
 
+bool PoolProblem::is_small() const {
+    constexpr Index kMostRows = 4; // of a window: with more, the maxima or sums of a row are worth keeping
+    constexpr Index kLongestRow = 1 << 30;
+    const RowWindows w = row_windows();
+    const auto full = [](const std::vector<Window>& axis) {
+        return std::all_of(axis.begin(), axis.end(), [](const Window& window) { return window.inside > 0; });
+    };
+    return !g.adaptive && w.size < kLongestRow && (w.kernel == 2 || w.kernel == 3) && w.step == 2 &&
+           w.dilation == 1 && g.kernel[0] * g.kernel[1] <= kMostRows &&
+           std::all_of(windows.begin(), windows.end(), full);
+}
+
 RowWindows PoolProblem::row_windows() const {
     const Index size = g.input[2], results = g.output[2], step = g.stride[2], dilation = g.dilation[2],
                 pad = g.pad_low[2], last_start = (results - 1) * step - pad;
@@ -142,11 +181,47 @@ RowWindows PoolProblem::row_windows() const {
 PoolPlan::PoolPlan(const Size3& source, const Size3& result, AxisLists depth, AxisLists height)
     : source(source), result(result), depth_(std::move(depth)), height_(std::move(height)) {}
 
-std::vector<bool> PoolPlan::used(const AxisLists& lists, Range results, Range sources) {
-    std::vector<bool> flags(static_cast<std::size_t>(sources.size()));
-    for (Index i = lists.begin[results.begin]; i < lists.begin[results.end]; ++i)
-        flags[lists.entries[i] - sources.begin] = true;
-    return flags;
+PoolRows PoolPlan::rows(const PoolBlock& block) const {
+    const auto for_each = [&](const auto& visit) {
+        for (Index slice = block.result_slices.begin; slice < block.result_slices.end; ++slice)
+            for (Index row = block.result_rows.begin; row < block.result_rows.end; ++row)
+                visit(slice, row);
+    };
+    // Numbers of the source rows of the block, -1 for those that no result needs.
+    std::vector<Index> numbers(static_cast<std::size_t>(block.sources()), -1);
+    const auto number = [&](Index d, Index h) -> Index& {
+        return numbers[(d - block.slices.begin) * block.rows.size() + h - block.rows.begin];
+    };
+    Index parts = 0;
+    for_each([&](Index slice, Index row) {
+        for_each_part(slice, row, [&](Index d, Index h) {
+            number(d, h) = 0;
+            ++parts;
+        });
+    });
+    PoolRows rows;
+    rows.sources.reserve(numbers.size());
+    rows.in_block.reserve(numbers.size());
+    for (Index slice = block.slices.begin; slice < block.slices.end; ++slice)
+        for (Index row = block.rows.begin; row < block.rows.end; ++row)
+            if (number(slice, row) == 0) {
+                number(slice, row) = rows.count();
+                rows.in_block.push_back((slice - block.slices.begin) * block.rows.size() + row -
+                                        block.rows.begin);
+                rows.sources.push_back(source_row(slice, row));
+            }
+    rows.parts.begin.reserve(static_cast<std::size_t>(block.results()) + 1);
+    rows.parts.entries.reserve(static_cast<std::size_t>(parts));
+    rows.offsets.reserve(static_cast<std::size_t>(parts));
+    rows.parts.begin.push_back(0);
+    for_each([&](Index slice, Index row) {
+        for_each_part(slice, row, [&](Index d, Index h) {
+            rows.parts.entries.push_back(number(d, h));
+            rows.offsets.push_back(source_row(d, h));
+        });
+        rows.parts.begin.push_back(static_cast<Index>(rows.parts.entries.size()));
+    });
+    return rows;
 }
 
 Index PoolPlan::longest_span() const {

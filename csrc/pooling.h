@@ -29,6 +29,18 @@ struct PoolBlock {
     Index results() const { return result_slices.size() * result_rows.size(); }
 };
 
+// The rows of a block. Those of the results follow one another in their plane.
+struct PoolRows {
+    std::vector<Index> sources;  // where those begin in their plane that some results need
+    std::vector<Index> in_block; // their numbers in the block
+    AxisLists parts; // for each result row the source rows that it is made of, by number in `sources`
+    std::vector<Index> offsets; // of these parts in their plane
+
+    Index count() const { return static_cast<Index>(sources.size()); }
+    const Index* offsets_of(Index result) const { return offsets.data() + parts.begin[result]; }
+    Index count_of(Index result) const { return parts.begin[result + 1] - parts.begin[result]; }
+};
+
 // Which rows of a source plane make up which rows of a result plane.
 class PoolPlan {
 public:
@@ -39,57 +51,23 @@ public:
 
     Index longest_span() const; // source rows from the first to the last that a result row needs
 
-    // visit(slice, row, i) for each source row of a block that some of its results need, the i-th of the
-    // block.
-    template <class Visit>
-    void for_each_source_row(const PoolBlock& block, const Visit& visit) const {
-        const std::vector<bool> slice_used = used(depth_, block.result_slices, block.slices);
-        const std::vector<bool> row_used = used(height_, block.result_rows, block.rows);
-        Index i = 0;
-        for (Index slice = block.slices.begin; slice < block.slices.end; ++slice)
-            for (Index row = block.rows.begin; row < block.rows.end; ++row, ++i)
-                if (slice_used[slice - block.slices.begin] && row_used[row - block.rows.begin])
-                    visit(slice, row, i);
-    }
-
-    // visit(slice, row, i, offsets, count) for each result row of a block, the i-th; it is made of the
-    // `count` source rows at these offsets in an array that has `pitch` elements for each source row of the
-    // block.
-    template <class Visit>
-    void for_each_result_row(const PoolBlock& block, Index pitch, const Visit& visit) const {
-        visit_results(block, block.slices.begin, block.rows.begin, block.rows.size() * pitch, pitch, visit);
-    }
-
-    // The same with the offsets of the source rows in their plane.
-    template <class Visit>
-    void for_each_result_row(const PoolBlock& block, const Visit& visit) const {
-        visit_results(block, 0, 0, source[1] * source[2], source[2], visit);
-    }
+    PoolRows rows(const PoolBlock& block) const;
 
     // Where a row begins in its plane.
     Index source_row(Index slice, Index row) const { return (slice * source[1] + row) * source[2]; }
-    Index result_row(Index slice, Index row) const { return (slice * result[1] + row) * result[2]; }
+    Index first_result(const PoolBlock& block) const {
+        return (block.result_slices.begin * result[1] + block.result_rows.begin) * result[2];
+    }
 
     const Size3 source, result;
 
 private:
-    // Which of the sources some of the results need.
-    static std::vector<bool> used(const AxisLists& lists, Range results, Range sources);
-
+    // visit(d, h) for each source row that a result row is made of.
     template <class Visit>
-    void visit_results(const PoolBlock& block, Index first_slice, Index first_row, Index slice_pitch,
-                       Index row_pitch, const Visit& visit) const {
-        std::vector<Index> offsets;
-        Index i = 0;
-        for (Index slice = block.result_slices.begin; slice < block.result_slices.end; ++slice)
-            for (Index row = block.result_rows.begin; row < block.result_rows.end; ++row, ++i) {
-                offsets.clear();
-                for (Index d = depth_.begin[slice]; d < depth_.begin[slice + 1]; ++d)
-                    for (Index h = height_.begin[row]; h < height_.begin[row + 1]; ++h)
-                        offsets.push_back((depth_.entries[d] - first_slice) * slice_pitch +
-                                          (height_.entries[h] - first_row) * row_pitch);
-                visit(slice, row, i, offsets.data(), static_cast<Index>(offsets.size()));
-            }
+    void for_each_part(Index slice, Index row, const Visit& visit) const {
+        for (Index d = depth_.begin[slice]; d < depth_.begin[slice + 1]; ++d)
+            for (Index h = height_.begin[row]; h < height_.begin[row + 1]; ++h)
+                visit(depth_.entries[d], height_.entries[h]);
     }
 
     const AxisLists depth_, height_;
@@ -100,6 +78,7 @@ enum class PoolWay {
     columns, // along the results of a row: for regular windows
     planes,  // across planes: for any windows, and for rows shorter than a vector
     windows, // along the rows of a window: for large windows without gaps that overlap little
+    small,   // the same in one stage: for small windows of neighbours
     none     // one element after the other: for what is too large for lists and narrow positions
 };
 
@@ -116,6 +95,9 @@ struct PoolProblem {
 
     AxisLists lists(int axis) const;
     PoolPlan plan() const { return {g.input, g.output, lists(0), lists(1)}; }
+
+    // Whether the tiles know a way of one stage.
+    bool is_small() const;
 
     // The windows of a row, less the kernel positions that lie outside the input in every window.
     RowWindows row_windows() const;
@@ -161,8 +143,8 @@ void go_cheapest(const PoolProblem& p, Index lanes, PoolWork work, const Planes&
             return;
         way = p.cheapest(lanes, work, false);
     }
-    if (way == PoolWay::columns)
-        by_columns();
+    if (way == PoolWay::columns || way == PoolWay::small)
+        by_columns(way == PoolWay::small);
     else if (way == PoolWay::windows)
         by_windows();
     else
@@ -179,13 +161,19 @@ public:
     // Not so where a few rows of a group of planes are longer than a cache.
     bool fit() const { return largest_bytes_ <= kLargestBytes; }
 
-    // visit(unit, block)
+    // visit(unit, block, rows of the block)
     template <class Visit>
-    void run(const Visit& visit) const {
+    void run(const PoolPlan& plan, const Visit& visit) const {
         const Index per_unit = static_cast<Index>(blocks_.size()), count = units_ * per_unit;
         Parallel::run(ceil_div(count, per_task_), workers_, [&](Index task) {
-            for (Index i = task * per_task_; i < std::min(count, (task + 1) * per_task_); ++i)
-                visit(i / per_unit, blocks_[static_cast<std::size_t>(i % per_unit)]);
+            const Index first = task * per_task_, last = std::min(count, first + per_task_);
+            PoolRows rows;
+            for (Index i = first; i < last; ++i) {
+                const PoolBlock& block = blocks_[static_cast<std::size_t>(i % per_unit)];
+                if (i == first || per_unit > 1)
+                    rows = plan.rows(block);
+                visit(i / per_unit, block, rows);
+            }
         });
     }
 
@@ -202,15 +190,32 @@ private:
 // Threads worth their start for so many elements read and written.
 int pool_workers(Index elements, int threads);
 
-// visit(plane) for planes of so many elements, read and written, that do not depend on each other.
+// visit(first, count) for a few planes of so many elements, read and written, that do not depend on each
+// other.
 template <class Visit>
-void for_each_plane(Index planes, Index elements, int threads, const Visit& visit) {
+void for_each_planes(Index planes, Index elements, int threads, const Visit& visit) {
     constexpr Index kPerTask = 1 << 14;
     const Index per_task = std::clamp<Index>(kPerTask / elements, 1, planes);
     Parallel::run(ceil_div(planes, per_task), pool_workers(planes * elements, threads), [&](Index task) {
-        for (Index i = task * per_task; i < std::min(planes, (task + 1) * per_task); ++i)
+        const Index first = task * per_task;
+        visit(first, std::min(per_task, planes - first));
+    });
+}
+
+// The same for one plane after the other.
+template <class Visit>
+void for_each_plane(Index planes, Index elements, int threads, const Visit& visit) {
+    for_each_planes(planes, elements, threads, [&](Index first, Index count) {
+        for (Index i = first; i < first + count; ++i)
             visit(i);
     });
+}
+
+// Whether so many results are not found in a cache again.
+template <class T>
+bool past_caches(Index results) {
+    constexpr Index kCachedBytes = 12 << 20;
+    return results > kCachedBytes / static_cast<Index>(sizeof(T));
 }
 
 // Copies the source rows of a block of `planes` planes, interleaved.
@@ -222,24 +227,10 @@ void interleave(const PoolPlan& plan, const PoolBlock& block, const T* source, I
                              length, to, lanes, lanes);
 }
 
-// store(offset, length, from) for each run of a block's result rows: `length` interleaved elements belong at
-// `offset` of the planes.
-template <class T, class Store>
-void for_each_run(const PoolPlan& plan, const PoolBlock& block, const T* from, const Store& store) {
-    const Index lanes = tiles<T>().lanes, length = block.result_rows.size() * plan.result[2];
-    for (Index slice = block.result_slices.begin; slice < block.result_slices.end; ++slice) {
-        store(plan.result_row(slice, block.result_rows.begin), length, from);
-        from += length * lanes;
-    }
-}
-
-// Copies the interleaved result rows of a block to `planes` planes.
+// Copies `length` interleaved elements to each of `planes` planes.
 template <class T>
-void separate(const PoolPlan& plan, const PoolBlock& block, const T* from, Index planes, T* result) {
-    for_each_run(plan, block, from, [&](Index offset, Index length, const T* run) {
-        tiles<T>().transpose(run, tiles<T>().lanes, length, planes, result + offset, volume(plan.result),
-                             length);
-    });
+void separate(const T* from, Index length, Index planes, T* to, Index plane) {
+    tiles<T>().transpose(from, tiles<T>().lanes, length, planes, to, plane, length);
 }
 
 } // namespace fastconv

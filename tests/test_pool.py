@@ -69,7 +69,9 @@ class TestTails:
             check_kernel(module, problem(kernel, geometry, dtype))
 
     @pytest.mark.smoke
-    @pytest.mark.parametrize(("size", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+    @pytest.mark.parametrize(
+        ("size", "stride", "padding"), [(2, 2, 0), (2, 2, 1), (3, 2, 0), (3, 2, 1), (3, 1, 1)]
+    )
     def test_widths(self, size, stride, padding, kernel, dtype, backend):
         self.check(backend, kernel, dtype, (
             pool_geometry("pool", 2, (1, 2, 5, width), size, stride, padding, 1, False)
@@ -81,11 +83,26 @@ class TestTails:
             pool_geometry("pool", 2, (1, planes, 3, 4), 2, 1, 1, 1, True) for planes in range(1, 40)
         ))  # fmt: skip
 
+    @pytest.mark.parametrize("kernel_size", [(3, 1, 1), (1, 3, 1), (2, 3, 1)])
+    def test_windows_of_whole_rows(self, kernel_size, kernel, dtype, backend):
+        depth, height, _ = kernel_size
+        self.check(backend, kernel, dtype, (
+            pool_geometry("pool", 3, (1, 3, 4, 3, size), (depth, height, size), (2, 3, 1), (pad, 0, 0), 1, True)
+            for size in (1, 2, 7, 40) for pad in (0, depth // 2)
+        ))  # fmt: skip
+
     def test_adaptive_widths(self, kernel, dtype, backend):
         self.check(backend, kernel, dtype, (
             adaptive_pool_geometry("pool", 1, (1, 2, width), outputs)
             for width in range(1, 36) for outputs in (1, 4, 7)
         ))  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", ["max_pool", "max_pool_grad_input", "avg_pool", "avg_pool_grad_input"])
+def test_beyond_the_caches(kernel, backend):
+    """Results too large to be found in a cache again."""
+    geometry = pool_geometry("pool", 2, (1, 9, 601, 603), 2, 1, 0, 1, False)
+    check_kernel(load(backend), problem(kernel, geometry, "float32"))
 
 
 def test_long_averages_keep_the_bound(backend):

@@ -421,20 +421,6 @@ void add_lanes(T* sums, Index count, double* totals) {
 // --- the table ---------------------------------------------------------------------------------------------
 
 template <class T>
-void stream(const T* from, Index count, T* to, bool finish) {
-    constexpr int L = kLanes<T>;
-    Index i = 0;
-    for (; i < count && reinterpret_cast<std::uintptr_t>(to + i) % kLine != 0; ++i)
-        to[i] = from[i];
-    for (; i + L <= count; i += L)
-        store_past_caches(to + i, load(from + i));
-    for (; i < count; ++i)
-        to[i] = from[i];
-    if (finish)
-        finish_stores();
-}
-
-template <class T>
 constexpr DepthwiseTiles<T> depthwise_table() {
     return {{kTapColumns<T, DepthwiseKind::step_one>, kTapColumns<T, DepthwiseKind::step_two>,
              kTapColumns<T, DepthwiseKind::two_windows>},
@@ -442,6 +428,5 @@ constexpr DepthwiseTiles<T> depthwise_table() {
              kResults<T, DepthwiseKind::two_windows>},
             depthwise_sums<T>,
             depthwise_products<T>,
-            add_lanes<T>,
-            stream<T>};
+            add_lanes<T>};
 }

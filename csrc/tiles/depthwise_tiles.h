@@ -90,9 +90,6 @@ struct DepthwiseTiles {
 
     // totals[i] += the sum of the lanes of vector i of `sums`, which becomes 0, for i in [0, count).
     void (*add_lanes)(T* sums, Index count, double* totals);
-
-    // to[i] = from[i] for i in [0, count), past the caches: to be finished before anybody else looks.
-    void (*stream)(const T* from, Index count, T* to, bool finish);
 };
 
 } // namespace fastconv

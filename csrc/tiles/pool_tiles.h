@@ -36,6 +36,15 @@ struct RowWindows {
     Index size, results, kernel, step, dilation, pad;
 };
 
+// Rows of a plane: row i starts at plane + starts[i]. All of [begin, end) may be read.
+template <class T>
+struct PoolSources {
+    const T* plane;
+    const Index* starts;
+    Index count;
+    const T *begin, *end;
+};
+
 // Any windows along a row: result j takes the elements entries[begin[j]] .. entries[begin[j + 1] - 1].
 struct RowLists {
     Index results;
@@ -46,18 +55,22 @@ struct RowLists {
 // of no element is the lowest value, at position -1.
 template <class T>
 struct MaxTiles {
-    // values[j], positions[j] = the maximum of window j of a row, whose first element has position `first`.
-    // Writes whole vectors.
-    void (*along)(const T* row, Position<T> first, const RowWindows& windows, T* values,
-                  Position<T>* positions);
+    // values[i*pitch + j], positions[i*pitch + j] = the maximum of window j of row i. Writes whole vectors.
+    void (*along)(const PoolSources<T>& rows, const RowWindows& windows, T* values, Position<T>* positions,
+                  Index pitch);
 
-    // The same of an interleaved row.
+    // The same of an interleaved row, whose first element has position `first`.
     void (*along_interleaved)(const T* row, Position<T> first, const RowLists& windows, T* values,
                               Position<T>* positions);
 
-    // y[i], where[i] = the maximum over r of values[rows[r] + i], for i in [0, count). Reads whole vectors.
-    void (*across)(const T* values, const Position<T>* positions, const Index* rows, Index row_count,
+    // y[r*count + i], where[r*count + i] = the maximum over the entries of result row r of
+    // values[entry*pitch + i], for i in [0, count). Reads whole vectors.
+    void (*across)(const T* values, const Position<T>* positions, Index pitch, const RowLists& rows,
                    Index count, T* y, Position<T>* where);
+
+    // Both stages in one, for windows of 2 or 3 neighbours with step 2, none of which is empty.
+    void (*windows)(const PoolSources<T>& x, const RowWindows& windows, const RowLists& rows, T* y,
+                    Position<T>* where);
 
     // *value, *where = the maximum of a large window: the elements rows[r] + first + i of a plane, for i
     // in [0, length).
@@ -71,17 +84,25 @@ struct MaxTiles {
 // For float and double.
 template <class T>
 struct SumTiles {
-    // sums[j] = the sum of window j of a row. Writes whole vectors.
-    void (*along)(const T* row, const RowWindows& windows, T* sums);
+    // sums[i*pitch + j] = the sum of window j of row i; as above. Writes whole vectors.
+    void (*along)(const PoolSources<T>& rows, const RowWindows& windows, T* sums, Index pitch);
     void (*along_interleaved)(const T* row, const RowLists& windows, T* sums);
 
-    // y[i] = the sum over r of sums[rows[r] + i], for i in [0, count), divided by divisors[i], or by
-    // divisors[i / lanes] where `interleaved`, or by nothing where divisors is null. Reads whole vectors.
-    void (*across)(const T* sums, const Index* rows, Index row_count, Index count, const T* divisors,
+    // y[r*count + i] = the sum over the entries of result row r of sums[entry*pitch + i], for i in
+    // [0, count), divided by divisors[r][i], or by divisors[r][i / lanes] where `interleaved`, or by nothing
+    // where divisors is null. Reads whole vectors.
+    void (*across)(const T* sums, Index pitch, const RowLists& rows, Index count, const T* const* divisors,
                    bool interleaved, T* y);
+
+    // Both stages in one, as above.
+    void (*windows)(const PoolSources<T>& x, const RowWindows& windows, const RowLists& rows,
+                    const T* const* divisors, T* y);
 
     // to[i] = from[i] / divisors[i], for i in [0, count)
     void (*divide)(const T* from, const T* divisors, Index count, T* to);
+
+    // totals[i] = the sum of the `length` elements at rows + i*length, for i in [0, count).
+    void (*total)(const T* rows, Index length, Index count, T* totals);
 
     // The sum of a large window, as above; and its adjoint, which adds `share` to every element.
     T (*window)(const T* plane, Index first, const Index* rows, Index row_count, Index length);

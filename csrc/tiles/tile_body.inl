@@ -507,10 +507,25 @@ void row_products(const T* g, Index g_stride, const T* src, Index src_stride, co
 
 #include "winograd_body.inl"
 
-// --- numbers of 16 bits
-// --------------------------------------------------------------------------------------
+// --- numbers of 16 bits ------------------------------------------------------------------------------------
 
 #include "narrow_body.inl"
+
+// --- past the caches ---------------------------------------------------------------------------------------
+
+template <class T>
+void stream(const T* from, Index count, T* to, bool finish) {
+    constexpr int L = kLanes<T>;
+    Index i = 0;
+    for (; i < count && reinterpret_cast<std::uintptr_t>(to + i) % kLine != 0; ++i)
+        to[i] = from[i];
+    for (; i + L <= count; i += L)
+        store_past_caches(to + i, load(from + i));
+    for (; i < count; ++i)
+        to[i] = from[i];
+    if (finish)
+        finish_stores();
+}
 
 // --- the ceiling -------------------------------------------------------------------------------------------
 
@@ -540,8 +555,8 @@ Index multiply_adds(Index rounds, T* values) {
 
 template <class T>
 constexpr Tiles<T> table() {
-    return {kLanes<T>,    ROWS,     VECTORS * kLanes<T>, OUTER_VECTORS,   multiply<T>,     pack_run<T>,
-            transpose<T>, outer<T>, weighted_rows<T>,    row_products<T>, multiply_adds<T>};
+    return {kLanes<T>,    ROWS,     VECTORS * kLanes<T>, OUTER_VECTORS,   multiply<T>, pack_run<T>,
+            transpose<T>, outer<T>, weighted_rows<T>,    row_products<T>, stream<T>,   multiply_adds<T>};
 }
 
 constexpr TileSet make_tile_set(const char* name) {

@@ -122,6 +122,9 @@ struct Tiles {
     void (*row_products)(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
                          Index taps, Index rows, Index count, T* sums);
 
+    // to[i] = from[i] for i in [0, count), past the caches: to be finished before anybody else looks.
+    void (*stream)(const T* from, Index count, T* to, bool finish);
+
     // Nothing but multiply-adds, `rounds` of each of several independent sums that stay in registers; returns
     // their number. A vector is read from and written to values, so that none of it is in vain.
     Index (*multiply_adds)(Index rounds, T* values);

@@ -239,6 +239,26 @@ void avg_grad_by_columns(const PoolProblem& p, const T* grad_y, T* grad_x) {
 }
 
 template <class T>
+void avg_grad_by_spreading(const PoolProblem& p, const T* grad_y, T* grad_x) {
+    const PoolPlan plan = adjoint_plan(p);
+    const RowWindows windows = p.row_windows();
+    const DivisorRows<T> divisors(p);
+    const bool past = past_caches<T>(p.g.planes * p.x_plane());
+    const PoolTasks tasks =
+        PoolTasks::of_planes(plan, p.g.planes, windows.size * static_cast<Index>(sizeof(T)), p.threads);
+    tasks.run(plan, [&](Index plane, const PoolBlock& block, const PoolRows& rows) {
+        const Index count = block.results() * windows.size;
+        T* result = grad_x + plane * p.x_plane() + plan.first_result(block);
+        T* to = past ? workspace<T>(Slot::results, count) : result;
+        sum_tiles<T>().spread(
+            {grad_y + plane * p.y_plane(), rows.sources.data(), rows.count(), grad_y, grad_y}, windows,
+            rows.parts.row_lists(), divisors.from(0), to);
+        if (past)
+            tiles<T>().stream(to, count, result, true);
+    });
+}
+
+template <class T>
 bool avg_grad_by_planes(const PoolProblem& p, const T* grad_y, T* grad_x) {
     const SumTiles<T>& tile = sum_tiles<T>();
     const PoolPlan plan = adjoint_plan(p);
@@ -332,7 +352,9 @@ void avg_pool_grad_input(const T* grad_y, T* grad_x, const PoolGeometry& geometr
     }
     go_cheapest(
         p, tiles<T>().lanes, PoolWork::mean_adjoint, [&] { return avg_grad_by_planes(p, grad_y, grad_x); },
-        [&](bool) { avg_grad_by_columns(p, grad_y, grad_x); },
+        [&](bool small) {
+            small ? avg_grad_by_spreading(p, grad_y, grad_x) : avg_grad_by_columns(p, grad_y, grad_x);
+        },
         [&] { avg_grad_by_windows(p, grad_y, grad_x); }, [&] { avg_grad_by_elements(p, grad_y, grad_x); });
 }
 

@@ -108,6 +108,8 @@ PoolWay PoolProblem::cheapest(Index lanes, PoolWork work, bool planes_fit) const
         const double vectors = real(ceil_div(g.input[2], lanes)), phases = std::min(step, taps);
         by_columns = y_rows * vectors * (2.5 * std::max(1., taps / step) + (step > 2 ? l : 2)) +
                      20 * y_rows * phases + 2.5 * merged * vectors + 15 * y_rows * (1 + phases) + 20 * x_rows;
+        if (spreads())
+            by_small = 20 + y_rows * (5 + 15 * real(ceil_div(g.output[2], lanes))) + 2 * x_rows * vectors;
     } else {
         const RowWindows w = row_windows();
         const double vectors = real(ceil_div(g.output[2], lanes)), kernel = real(w.kernel);
@@ -166,6 +168,13 @@ bool PoolProblem::is_small() const {
     return !g.adaptive && w.size < kLongestRow && (w.kernel == 2 || w.kernel == 3) && w.step == 2 &&
            w.dilation == 1 && g.kernel[0] * g.kernel[1] <= kMostRows &&
            std::all_of(windows.begin(), windows.end(), full);
+}
+
+bool PoolProblem::spreads() const {
+    const RowWindows w = row_windows();
+    const auto apart = [&](int axis) { return g.dilation[axis] == 1 && g.kernel[axis] <= g.stride[axis]; };
+    return !g.adaptive && w.kernel == 2 && w.step == 2 && w.dilation == 1 && w.pad == 0 && apart(0) &&
+           apart(1);
 }
 
 RowWindows PoolProblem::row_windows() const {

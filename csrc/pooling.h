@@ -96,8 +96,9 @@ struct PoolProblem {
     AxisLists lists(int axis) const;
     PoolPlan plan() const { return {g.input, g.output, lists(0), lists(1)}; }
 
-    // Whether the tiles know a way of one stage.
+    // Whether the tiles know a way of one stage: forward, and of the mean's adjoint.
     bool is_small() const;
+    bool spreads() const;
 
     // The windows of a row, less the kernel positions that lie outside the input in every window.
     RowWindows row_windows() const;

@@ -83,6 +83,13 @@ class TestTails:
             pool_geometry("pool", 2, (1, planes, 3, 4), 2, 1, 1, 1, True) for planes in range(1, 40)
         ))  # fmt: skip
 
+    @pytest.mark.parametrize("ceil_mode", [False, True])
+    def test_windows_apart(self, ceil_mode, kernel, dtype, backend):
+        self.check(backend, kernel, dtype, (
+            pool_geometry("pool", 3, (1, 2, 5, 6, width), (1, 2, 2), (2, 4, 2), (0, 1, 0), 1, ceil_mode)
+            for width in (2, 3, 8, 17, 33, 66)
+        ))  # fmt: skip
+
     @pytest.mark.parametrize("kernel_size", [(3, 1, 1), (1, 3, 1), (2, 3, 1)])
     def test_windows_of_whole_rows(self, kernel_size, kernel, dtype, backend):
         depth, height, _ = kernel_size

@@ -820,6 +820,37 @@ void mean_windows(const PoolSources<T>& x, const RowWindows& w, const RowLists& 
              : mean_small<T, 3, false>(x, w, rows, divisors, y);
 }
 
+template <class T>
+void spread(const PoolSources<T>& y, const RowWindows& w, const RowLists& rows, const T* const* divisors,
+            T* x) {
+    constexpr int L = kLanes<T>;
+    const Index *begin = rows.begin, *entries = rows.entries;
+    const Index size = w.size, results = w.results;
+    for (Index r = 0, next; r < rows.results; r = next) {
+        const bool empty = begin[r] == begin[r + 1];
+        const Index entry = empty ? 0 : entries[begin[r]];
+        for (next = r + 1; next < rows.results && (begin[next] == begin[next + 1]) == empty; ++next)
+            if (!empty && entries[begin[next]] != entry)
+                break;
+        const T* shares = y.plane + (empty ? 0 : y.starts[entry]);
+        for (Index j = 0; 2 * j < size; j += L) {
+            const int count = j >= results ? 0 : results - j < L ? static_cast<int>(results - j) : L;
+            Vector<T> share = {};
+            if (!empty && count > 0)
+                share = (count == L ? load(shares + j) : load_lanes<T>(shares + j, 0, count)) /
+                        load(divisors[y.starts[entry] / results] + j);
+            const Vector<T> low = interleave_low<T>(share, share), high = interleave_high<T>(share, share);
+            const Index left = size - 2 * j;
+            for (Index k = r; k < next; ++k) {
+                T* to = x + k * size + 2 * j;
+                store_some<T>(to, left < L ? static_cast<int>(left) : L, low);
+                if (left > L)
+                    store_some<T>(to + L, left < 2 * L ? static_cast<int>(left - L) : L, high);
+            }
+        }
+    }
+}
+
 // --- the tables --------------------------------------------------------------------------------------------
 
 template <class T>
@@ -829,8 +860,11 @@ constexpr MaxTiles<T> max_table() {
 
 template <class T>
 constexpr SumTiles<T> sum_table() {
-    return {sum_along<T>,  sum_along_interleaved<T>, sum_across<T>, mean_windows<T>, divide<T>, total<T>,
-            sum_window<T>, add_to_window<T>,         alternate<T>};
+    return {sum_along<T>,     sum_along_interleaved<T>,
+            sum_across<T>,    mean_windows<T>,
+            spread<T>,        divide<T>,
+            total<T>,         sum_window<T>,
+            add_to_window<T>, alternate<T>};
 }
 
 constexpr PoolTileSet pool_table() {

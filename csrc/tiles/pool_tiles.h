@@ -98,6 +98,12 @@ struct SumTiles {
     void (*windows)(const PoolSources<T>& x, const RowWindows& windows, const RowLists& rows,
                     const T* const* divisors, T* y);
 
+    // The adjoint for windows of 2 neighbours with step 2 and no padding, which share no elements:
+    // x[r*size + i] is the share of window i / 2 of the source row that is the entry of row r, or 0 where
+    // there is none. A source row starts at a whole number of rows, which is that of its divisors.
+    void (*spread)(const PoolSources<T>& y, const RowWindows& windows, const RowLists& rows,
+                   const T* const* divisors, T* x);
+
     // to[i] = from[i] / divisors[i], for i in [0, count)
     void (*divide)(const T* from, const T* divisors, Index count, T* to);
 

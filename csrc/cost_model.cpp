@@ -118,6 +118,7 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
     const Tiles<T>& tile = tiles<T>();
     const double tile_rows = real(tile.rows), results = std::max(real(p.results), tile_rows);
     double time = 0, weights = 0, panels = 0;
+    Index most_panels = kMostPanels;
     for (const GatherPlan& plan : p.plans) {
         const double rows = real(p.sources) * real(plan.taps());
         const double columns = real(round_up(p.batch * plan.outputs(), tile.columns));
@@ -132,12 +133,16 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
         weights += rows;
         const Index depth = std::max(kDepthOfChunk, plan.taps());
         panels = std::max(panels, std::min(rows, real(depth)));
+        const Index shared = shared_panels<T>(std::min(p.sources * plan.taps(), depth), p.results, threads);
+        most_panels =
+            std::max(most_panels, std::min(shared, ceil_div(p.batch * plan.outputs(), tile.columns)));
     }
     const double blocks = real(ceil_div(p.results, tile.rows));
     const double packed_weights = real(p.groups) * blocks * tile_rows * weights;
-    const double columns = real(kMostPanels * tile.columns);
+    const double columns = real(most_panels * tile.columns);
     // Of a thread: its panels, sums that are not stored until they are complete, and weights being turned.
-    const double own = columns * (panels + blocks * tile_rows) + real(volume(p.kernel)) * tile_rows;
+    const double own = columns * (panels + blocks * tile_rows) +
+                       real(std::max(kElementsTurned, volume(p.kernel))) * tile_rows;
     const double products = all_products(p);
     const int workers = threads_for(products, threads);
     return {real(p.groups) * time, products, bytes<T>(packed_weights + real(workers) * own), workers};

@@ -123,6 +123,9 @@ void fill_with_bias(const GatherProblem<T>& problem, int threads);
 // The longest running sum of products: sums are made of such parts, in the order of channels.
 constexpr Index kDepthOfChunk = 256;
 
+// Weights are turned for so many kernel positions at once, or all of one source.
+constexpr Index kElementsTurned = 64;
+
 // Stores whole product tiles row by row, side by side in memory.
 template <class T>
 class WholeTiles {
@@ -132,13 +135,16 @@ public:
             pieces_.push_back({j, j, tiles<T>().lanes});
     }
 
-    TileStore<T> at(T* y, bool first) const {
+    TileStore<T> at(T* y, bool first) const { return at(y, first, tiles<T>().columns); }
+
+    // Whole vectors, of which the first `columns` are in use.
+    TileStore<T> at(T* y, bool first, Index columns) const {
         TileStore<T> store{};
         store.y = y;
         store.row_stride = tiles<T>().columns;
         store.column_step = 1;
         store.pieces = pieces_.data();
-        store.piece_count = static_cast<int>(pieces_.size());
+        store.piece_count = static_cast<int>(ceil_div(columns, tiles<T>().lanes));
         store.rows = tiles<T>().rows;
         store.first = first;
         return store;
@@ -147,6 +153,15 @@ public:
 private:
     std::vector<Piece> pieces_;
 };
+
+// How many panels of an implicit matrix product are packed at once where threads share the weights of
+// `results`: with the sums of as many tiles they fill half a second-level cache each.
+template <class T>
+Index shared_panels(Index depth, Index results, int threads) {
+    constexpr Index kBytes = 480 << 10;
+    const Index column = std::max(depth, ceil_div(results, threads)) * static_cast<Index>(sizeof(T));
+    return std::max<Index>(1, kBytes / (column * tiles<T>().columns));
+}
 
 // Any geometry: an implicit matrix product over packed panels (gather_gemm.cpp).
 template <class T>

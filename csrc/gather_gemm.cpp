@@ -8,6 +8,7 @@
 // in the order of channels, which depends on the shape only: in the result itself, or beside it where that is
 // scattered.
 #include <cstring>
+#include <numeric>
 
 #include "activation.h"
 #include "gather.h"
@@ -17,8 +18,12 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kSourcesPerPacking = 32;
-constexpr Index kBlocksPerPacking = 16;
+// Blocks and sources whose weights a task packs: where a result's weights lie together, long runs of a few
+// results; where a source's do (the input gradient), whole pages of a few sources.
+constexpr Index kBlocksOfLongRuns = 2;
+constexpr Index kSourcesPerPacking = 32, kBlocksPerPacking = 16;
+constexpr Index kSourcesAhead = 8, kLine = 64;
+constexpr Index kFewPanels = 12, kFewestBlocks = 8; // for each thread
 constexpr Index kMostUnitsPerTask = 8;
 constexpr Index kFarthest = 1024; // stride of windows that are turned
 
@@ -28,6 +33,55 @@ struct Run {
     Index source; // of its image's group
     Index d, h, w;
 };
+
+// Copies rows of `count` elements, filled up with zeros to `width`.
+template <class T>
+void copy_rows(const T* src, Index src_stride, Index count, T* dst, Index dst_stride, Index width,
+               Index rows) {
+    const Tiles<T>& tile = tiles<T>();
+    for (Index j = 0; j < width; j += tile.lanes)
+        tile.pack_run(src + j, src_stride, 1, dst + j, dst_stride, rows, 0,
+                      static_cast<int>(std::clamp<Index>(count - j, 0, tile.lanes)),
+                      static_cast<int>(std::min<Index>(width - j, tile.lanes)), kSourcesAhead * src_stride);
+}
+
+// Some of the kernel positions of turned weights.
+template <class T>
+void pick_taps(const T* turned, Index all_taps, const std::vector<Index>& taps, Index width, Index sources,
+               T* out) {
+    const Index stride = static_cast<Index>(taps.size()) * width;
+    for (const Index tap : taps) {
+        copy_rows(turned + std::max<Index>(tap, 0) * width, all_taps * width, tap < 0 ? 0 : width, out,
+                  stride, width, sources);
+        out += width;
+    }
+}
+
+// Calls use(turned, first, count) for some sources after the others, with their weights for all kernel
+// positions: turned[(source, position)][width].
+template <class T, class Use>
+void turn_weights(const GatherProblem<T>& p, Index group, Index first, Index width, const Range& sources,
+                  const Use& use) {
+    const Tiles<T>& tile = tiles<T>();
+    const Index rows = std::min(width, p.results - first), all_taps = volume(p.kernel);
+    const Index most = std::max<Index>(1, kElementsTurned / all_taps);
+    // Weights of neighbouring results that lie together: what is turned next is fetched meanwhile.
+    const Index together = p.result_stride == all_taps ? rows * all_taps * static_cast<Index>(sizeof(T)) : 0;
+    T* turned = workspace<T>(Slot::staging, most * all_taps * width);
+    for (Index c = sources.begin; c < sources.end; c += most) {
+        const Index count = std::min(most, sources.end - c);
+        for (Index i = 0; i < count; ++i) {
+            const T* weight =
+                p.weight + group * p.group_stride + first * p.result_stride + (c + i) * p.source_stride;
+            const char* ahead = reinterpret_cast<const char*>(weight + kSourcesAhead * p.source_stride);
+            for (Index line = 0; line < together; line += kLine)
+                __builtin_prefetch(ahead + line);
+            tile.transpose(weight, p.result_stride, rows, all_taps, turned + i * all_taps * width, width,
+                           width);
+        }
+        use(turned, c, count);
+    }
+}
 
 // One plan's share of the packed weights and of the tasks.
 struct PlanLayout {
@@ -44,7 +98,10 @@ template <class T>
 class GatherGemm {
 public:
     GatherGemm(const GatherProblem<T>& problem, int threads)
-        : p_(problem), tile_(tiles<T>()), blocks_(ceil_div(problem.results, tile_.rows)), threads_(threads) {
+        : p_(problem), tile_(tiles<T>()), blocks_(ceil_div(problem.results, tile_.rows)), threads_(threads),
+          by_result_(problem.result_stride > problem.source_stride),
+          blocks_per_packing_(by_result_ ? kBlocksOfLongRuns : kBlocksPerPacking),
+          sources_per_packing_(by_result_ ? problem.sources : kSourcesPerPacking) {
         Index work = 0, weights = 0, panel_elements = 0, tasks = 0;
         for (const GatherPlan& plan : p_.plans)
             work += plan.outputs() * plan.taps();
@@ -66,8 +123,8 @@ public:
 
     void run() const {
         const Index packings = p_.weights_are_kept() ? 0
-                                                     : p_.groups * ceil_div(blocks_, kBlocksPerPacking) *
-                                                           ceil_div(p_.sources, kSourcesPerPacking);
+                                                     : p_.groups * ceil_div(blocks_, blocks_per_packing_) *
+                                                           ceil_div(p_.sources, sources_per_packing_);
         Parallel::run(packings, threads_, [this](Index task) { pack_weights(task); });
         Parallel::run(tasks_, threads_, [this](Index task) {
             const auto after =
@@ -86,13 +143,23 @@ private:
         const Index longest = std::max<Index>(1, kDepthOfChunk / plan.taps());
         l.chunk = ceil_div(p_.sources, ceil_div(p_.sources, longest));
         l.panels = ceil_div(p_.batch * plan.outputs(), tile_.columns);
-        // Several panels share one pass over the weights, but every thread should have work.
-        const Index wanted = l.chunk * plan.taps() <= 600 ? 4 : 2;
-        l.panels_per_unit = std::clamp<Index>(l.panels * p_.groups / (3 * threads_), 1, wanted);
-        l.units = ceil_div(l.panels, l.panels_per_unit);
-        const Index all = l.units * p_.groups;
-        l.row_splits = all >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
-        l.units_per_task = std::clamp<Index>(all / (8 * threads_), 1, kMostUnitsPerTask);
+        const Index all_panels = l.panels * p_.groups;
+        if (all_panels < kFewPanels * threads_ && blocks_ >= kFewestBlocks * threads_) {
+            // Too few panels to go round: threads share the weights, and read each but once or twice.
+            l.panels_per_unit = ceil_div(
+                l.panels, ceil_div(l.panels, shared_panels<T>(l.chunk * plan.taps(), p_.results, threads_)));
+            l.units = ceil_div(l.panels, l.panels_per_unit);
+            l.row_splits = threads_ / std::gcd(static_cast<Index>(threads_), l.units * p_.groups);
+            l.units_per_task = 1;
+        } else {
+            // Several panels share one pass over the weights, but every thread should have work.
+            const Index wanted = l.chunk * plan.taps() <= 600 ? 4 : 2;
+            l.panels_per_unit = std::clamp<Index>(all_panels / (3 * threads_), 1, wanted);
+            l.units = ceil_div(l.panels, l.panels_per_unit);
+            const Index all = l.units * p_.groups;
+            l.row_splits = all >= 3 * threads_ ? 1 : std::min<Index>(blocks_, threads_);
+            l.units_per_task = std::clamp<Index>(all / (8 * threads_), 1, kMostUnitsPerTask);
+        }
         l.tasks = p_.groups * ceil_div(l.units, l.units_per_task) * l.row_splits;
         return l;
     }
@@ -103,17 +170,15 @@ private:
         return weights_ + l.weights + (group * blocks_ + block) * p_.sources * l.plan->taps() * tile_.rows;
     }
 
-    // Packs some sources' weights for some blocks. Where a source's weights lie together (the input
-    // gradient), walking over the blocks of a few sources reads whole pages; the other way round would touch
-    // a page for every source.
+    // Packs some sources' weights for some blocks.
     void pack_weights(Index task) const {
-        const Index block_parts = ceil_div(blocks_, kBlocksPerPacking);
-        const Index source_parts = ceil_div(p_.sources, kSourcesPerPacking);
+        const Index block_parts = ceil_div(blocks_, blocks_per_packing_);
+        const Index source_parts = ceil_div(p_.sources, sources_per_packing_);
         const Index group = task / (block_parts * source_parts);
-        const Index first_block = task % block_parts * kBlocksPerPacking;
-        const Index first_source = task / block_parts % source_parts * kSourcesPerPacking;
-        const Range sources{first_source, std::min(p_.sources, first_source + kSourcesPerPacking)};
-        for (Index block = first_block; block < std::min(blocks_, first_block + kBlocksPerPacking); ++block)
+        const Index first_block = task % block_parts * blocks_per_packing_;
+        const Index first_source = task / block_parts % source_parts * sources_per_packing_;
+        const Range sources{first_source, std::min(p_.sources, first_source + sources_per_packing_)};
+        for (Index block = first_block; block < std::min(blocks_, first_block + blocks_per_packing_); ++block)
             if (layouts_.size() == 1)
                 pack_weight_block(p_, layouts_[0].taps, group, block * tile_.rows, tile_.rows, sources,
                                   packed(layouts_[0], group, block) +
@@ -124,25 +189,19 @@ private:
 
     // The same for several plans, between which the kernel positions are divided: each weight is read once.
     void deal_weights(Index group, Index block, const Range& sources) const {
-        const Index first = block * tile_.rows, rows = std::min<Index>(tile_.rows, p_.results - first);
-        const Index all_taps = volume(p_.kernel);
-        T* turned = workspace<T>(Slot::staging, all_taps * tile_.rows);
-        for (Index c = sources.begin; c < sources.end; ++c) {
-            const T* weight =
-                p_.weight + group * p_.group_stride + first * p_.result_stride + c * p_.source_stride;
-            tile_.transpose(weight, p_.result_stride, rows, all_taps, turned, tile_.rows, tile_.rows);
-            for (const PlanLayout& l : layouts_) {
-                T* out = packed(l, group, block) + c * l.plan->taps() * tile_.rows;
-                for (const Index tap : l.taps)
-                    out = std::copy_n(turned + tap * tile_.rows, tile_.rows, out);
-            }
-        }
+        turn_weights(p_, group, block * tile_.rows, tile_.rows, sources,
+                     [&](const T* turned, Index first, Index count) {
+                         for (const PlanLayout& l : layouts_)
+                             pick_taps<T>(turned, volume(p_.kernel), l.taps, tile_.rows, count,
+                                          packed(l, group, block) + first * l.plan->taps() * tile_.rows);
+                     });
     }
 
     // The pixels of some panels, and where their results belong.
     struct Unit {
         std::vector<std::vector<Run>> runs;
         std::vector<std::vector<Piece>> pieces;
+        std::vector<std::vector<const T*>> direct; // vectors of a panel that need no packing, or none
     };
 
     Unit unit_of(const PlanLayout& l, Index group, Index i) const {
@@ -153,8 +212,38 @@ private:
             std::vector<Piece>& pieces = unit.pieces.emplace_back();
             for (const Run& run : unit.runs.back())
                 pieces.push_back(run.piece);
+            unit.direct.push_back(direct_vectors(l, unit.runs.back()));
         }
         return unit;
+    }
+
+    // Where a panel's rows are whole vectors of the source, the first block multiplies them from there, and
+    // packs them for the others meanwhile.
+    std::vector<const T*> direct_vectors(const PlanLayout& l, const std::vector<Run>& runs) const {
+        const GatherAxis& w = l.plan->axes[2];
+        std::vector<const T*> vectors;
+        if (l.plan->taps() > 1 || w.step > 1 || p_.results <= tile_.rows / 2)
+            return vectors;
+        vectors.reserve(runs.size());
+        for (const Run& run : runs) {
+            const Index place = place_of(*l.plan, run);
+            const Index start = run.w + w.taps[0].offset;
+            if (place < 0 || run.piece.count < tile_.lanes || start < 0 ||
+                start + tile_.lanes > w.source_size)
+                return {};
+            vectors.push_back(p_.source + run.source + place);
+        }
+        return static_cast<int>(vectors.size()) * tile_.lanes == tile_.columns ? vectors
+                                                                               : std::vector<const T*>();
+    }
+
+    // Where in a channel a run of a plan with one tap starts, or -1 beyond its rows.
+    Index place_of(const GatherPlan& plan, const Run& run) const {
+        const auto& [d, h, w] = plan.axes;
+        const Index sd = run.d * d.step + d.taps[0].offset, sh = run.h * h.step + h.taps[0].offset;
+        if (sd < 0 || sd >= d.source_size || sh < 0 || sh >= h.source_size)
+            return -1;
+        return (sd * h.source_size + sh) * w.source_size + run.w * w.step + w.taps[0].offset;
     }
 
     void run_task(const PlanLayout& l, Index task) const {
@@ -177,14 +266,15 @@ private:
         const Index taps = l.plan->taps(), panels = static_cast<Index>(unit.runs.size());
         T* buffer = workspace<T>(Slot::panels, panel_elements_);
         for (Index j = 0; j < panels; ++j) {
-            const Piece& end = unit.pieces[j].back();
-            if (end.column + end.count < tile_.columns) // columns that no run fills
+            if (end_of(unit.pieces[j]) < tile_.columns) // columns that no run fills
                 std::fill_n(buffer + j * panel_size(l), panel_size(l), T{});
         }
         // Sums of several chunks that lie scattered in the result are kept together until they are complete.
         const GatherAxis& w = l.plan->axes[2];
-        const bool scattered = w.out_step > 1 || w.outputs % tile_.lanes != 0;
+        const bool scattered = w.out_step > 1 || (w.outputs < tile_.columns && w.outputs % tile_.lanes != 0);
         const Index tile_size = static_cast<Index>(tile_.rows) * tile_.columns;
+        const Index plane = volume(p_.source_size);
+        std::vector<const T*> vectors(static_cast<std::size_t>(tile_.columns / tile_.lanes));
         T* sums = scattered && p_.sources > l.chunk
                       ? workspace<T>(Slot::results, blocks.size() * panels * tile_size)
                       : nullptr;
@@ -192,7 +282,8 @@ private:
             const Index channels = std::min(l.chunk, p_.sources - c), depth = channels * taps;
             const bool last = c + channels == p_.sources;
             for (Index j = 0; j < panels; ++j)
-                pack_panel(*l.plan, unit.runs[j], c, channels, buffer + j * panel_size(l));
+                if (unit.direct[j].empty())
+                    pack_panel(*l.plan, unit.runs[j], c, channels, buffer + j * panel_size(l));
             const NextLines lines(*this, l, last ? next : unit, last ? 0 : c + channels);
             std::size_t fetched = 0;
             for (Index block = blocks.begin; block < blocks.end; ++block) {
@@ -204,20 +295,26 @@ private:
                     T* kept =
                         sums == nullptr ? nullptr : sums + ((block - blocks.begin) * panels + j) * tile_size;
                     if (kept != nullptr && !last)
-                        store = whole_.at(kept, store.first);
+                        store = whole_.at(kept, store.first, end_of(unit.pieces[j]));
                     else if (kept != nullptr) {
                         store.first = true;
                         store.before = kept;
                     }
                     // The weights of the next block, and then what the next panels will be packed from.
-                    const T* b = buffer + j * panel_size(l);
-                    if (j == 0)
-                        tile_.multiply(a, b, depth, store, a + p_.sources * taps * tile_.rows,
-                                       tile_.rows * static_cast<Index>(sizeof(T)));
-                    else if (fetched < lines.from.size())
-                        tile_.multiply(a, b, depth, store, lines.from[fetched++], lines.step);
-                    else
-                        tile_.multiply(a, b, depth, store, b, 0);
+                    T* b = buffer + j * panel_size(l);
+                    const T* ahead = j == 0                        ? a + p_.sources * taps * tile_.rows
+                                     : fetched < lines.from.size() ? lines.from[fetched++]
+                                                                   : nullptr;
+                    const Index ahead_bytes = j == 0             ? tile_.rows * static_cast<Index>(sizeof(T))
+                                              : ahead != nullptr ? lines.step
+                                                                 : 0;
+                    if (block == blocks.begin && !unit.direct[j].empty()) {
+                        for (std::size_t i = 0; i < vectors.size(); ++i)
+                            vectors[i] = unit.direct[j][i] + c * plane;
+                        tile_.multiply_source(a, vectors.data(), plane, b, depth, store, ahead, ahead_bytes);
+                    } else {
+                        tile_.multiply(a, b, depth, store, ahead, ahead_bytes);
+                    }
                     if (last && !in_tile(p_.activation))
                         activate(store);
                 }
@@ -225,21 +322,22 @@ private:
         }
     }
 
+    // Columns of a panel that are in use.
+    static Index end_of(const std::vector<Piece>& pieces) {
+        return pieces.back().column + pieces.back().count;
+    }
+
     // The lines of a unit's sources for one tap, channel by channel: what packing will read.
     struct NextLines {
         NextLines(const GatherGemm& gemm, const PlanLayout& l, const Unit& unit, Index channel) {
-            const auto& [d, h, w] = l.plan->axes;
             if (l.plan->taps() > 1)
                 return;
             const Index plane = volume(gemm.p_.source_size);
             step = plane * static_cast<Index>(sizeof(T));
             for (const std::vector<Run>& runs : unit.runs)
                 for (const Run& run : runs)
-                    from.push_back(gemm.p_.source + run.source + channel * plane +
-                                   ((run.d * d.step + d.taps[0].offset) * h.source_size + run.h * h.step +
-                                    h.taps[0].offset) *
-                                       w.source_size +
-                                   run.w * w.step + w.taps[0].offset);
+                    if (const Index place = gemm.place_of(*l.plan, run); place >= 0)
+                        from.push_back(gemm.p_.source + run.source + channel * plane + place);
         }
 
         std::vector<const T*> from;
@@ -271,18 +369,22 @@ private:
             }
     }
 
-    // The pixels of a panel, cut where a row or an image ends and at the length of a vector.
+    // The pixels of a panel, cut where a row or an image ends and at the length of a vector; in long rows at
+    // the panel's vectors, so that most are whole.
     std::vector<Run> runs_of(const GatherPlan& plan, Index group, Index panel) const {
         const auto& [d, h, w] = plan.axes;
         const Index pixels = plan.outputs(), all = p_.batch * pixels;
         const Index source_plane = volume(p_.source_size), result_plane = volume(p_.result_size);
+        const bool aligned = w.outputs >= tile_.columns;
         std::vector<Run> runs;
         Index pixel = panel * tile_.columns;
         for (Index column = 0; column < tile_.columns && pixel < all;) {
             const Index image = pixel / pixels, in_image = pixel % pixels;
             const Index jw = in_image % w.outputs, jh = in_image / w.outputs % h.outputs;
             const Index jd = in_image / w.outputs / h.outputs;
-            const Index count = std::min<Index>({tile_.lanes, tile_.columns - column, w.outputs - jw});
+            const Index room = aligned ? tile_.lanes - column % tile_.lanes
+                                       : std::min<Index>(tile_.lanes, tile_.columns - column);
+            const Index count = std::min(room, w.outputs - jw);
             Run run{};
             run.piece.column = static_cast<int>(column);
             run.piece.count = static_cast<int>(count);
@@ -377,6 +479,8 @@ private:
     const Tiles<T>& tile_;
     const Index blocks_;
     int threads_;
+    const bool by_result_; // its weights lie together, or else a source's
+    const Index blocks_per_packing_, sources_per_packing_;
     std::vector<PlanLayout> layouts_;
     const WholeTiles<T> whole_;
     Index tasks_ = 0, panel_elements_ = 0;
@@ -399,17 +503,14 @@ void pack_weight_block(const GatherProblem<T>& p, const std::vector<Index>& taps
         tile.transpose(weight, p.result_stride, rows, sources.size() * all_taps, out, width, width);
         return;
     }
-    if (all_taps == 1 && p.result_stride == 1 && rows == width) { // columns are
-        for (Index c = 0; c < sources.size(); ++c)
-            std::copy_n(weight + c * p.source_stride, width, out + c * width);
+    if (all_taps == 1 && p.result_stride == 1) { // columns are
+        copy_rows(weight, p.source_stride, rows, out, width, width, sources.size());
         return;
     }
-    T* turned = workspace<T>(Slot::staging, all_taps * width);
-    for (Index c = 0; c < sources.size(); ++c) {
-        tile.transpose(weight + c * p.source_stride, p.result_stride, rows, all_taps, turned, width, width);
-        for (const Index tap : taps)
-            out = tap < 0 ? std::fill_n(out, width, T{}) : std::copy_n(turned + tap * width, width, out);
-    }
+    turn_weights(p, group, first, width, sources, [&](const T* turned, Index source, Index count) {
+        const Index taken = static_cast<Index>(taps.size()) * width;
+        pick_taps(turned, all_taps, taps, width, count, out + (source - sources.begin) * taken);
+    });
 }
 
 template <class T>

@@ -593,6 +593,27 @@ def test_depthwise_does_not_depend_on_threads(shape, dtype, backend):
     assert len(results) == 1
 
 
+# --- matrix products ---
+
+
+@float_dtypes
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2)], ids=str)
+def test_gemm_does_not_depend_on_threads(kernel, stride, dtype, isa):
+    """Threads share the weights where there are too few pixels to go round, and the pixels where not."""
+    rng = np.random.default_rng(0)
+    window = {"stride": stride, "padding": kernel // 2, "backend": "cpp"}
+    for shape in [(3, 300, 7, 7), (2, 40, 31, 33)]:
+        x = rng.standard_normal(shape).astype(dtype)
+        weight = rng.standard_normal((150, shape[1], kernel, kernel)).astype(dtype)
+        results = set()
+        for threads in (1, 2, 5):
+            with fastconv.config_context(threads=threads, algorithm="gemm"):
+                y = fastconv.conv2d(x, weight, **window)
+                gradient = fastconv.conv2d_backward(y, x, weight, **window)[0]
+            results.add(y.tobytes() + gradient.tobytes())
+        assert len(results) == 1
+
+
 # --- types ---
 
 

@@ -32,11 +32,11 @@ INLINE Vector<T> load_lanes(const T* p, int first, int last) {
 }
 
 template <class T>
-INLINE void store_lanes(T* p, int count, Vector<T> v) {
+INLINE void store_lanes(T* p, int first, int last, Vector<T> v) {
     if constexpr (sizeof(T) == 4)
-        _mm256_maskstore_epi32((int*)p, lane_mask<T>(0, count), (__m256i)v);
+        _mm256_maskstore_epi32((int*)p, lane_mask<T>(first, last), (__m256i)v);
     else
-        _mm256_maskstore_epi64((long long*)p, lane_mask<T>(0, count), (__m256i)v);
+        _mm256_maskstore_epi64((long long*)p, lane_mask<T>(first, last), (__m256i)v);
 }
 
 // p[2*j] = v[j] for j in [0, count).

@@ -24,8 +24,8 @@ INLINE Vector<T> load_lanes(const T* p, int first, int last) {
 }
 
 template <class T>
-INLINE void store_lanes(T* p, int count, Vector<T> v) {
-    const unsigned mask = lane_mask<T>(0, count);
+INLINE void store_lanes(T* p, int first, int last, Vector<T> v) {
+    const unsigned mask = lane_mask<T>(first, last);
     if constexpr (sizeof(T) == 4)
         _mm512_mask_storeu_epi32(p, (__mmask16)mask, (__m512i)v);
     else

@@ -9,10 +9,10 @@ INLINE Vector<T> load_lanes(const T* p, int first, int last) {
 }
 
 template <class T>
-INLINE void store_lanes(T* p, int count, Vector<T> v) {
+INLINE void store_lanes(T* p, int first, int last, Vector<T> v) {
     T lanes[kLanes<T>];
     store(lanes, v);
-    for (int j = 0; j < count; ++j)
+    for (int j = first; j < last; ++j)
         p[j] = lanes[j];
 }
 

@@ -5,8 +5,8 @@
 //   OUTER_VECTORS              the widest of the weight gradient's tiles, whose sums are OUTER_SUMS vectors
 //   OUTER_SUMS
 //   PARTIAL_ACCESS             the file with load_lanes(p, first, last), which loads lanes [first, last) of
-//                              a vector at p, zero elsewhere; store_lanes(p, count, v); both touch nothing
-//                              else; store_every_second(p, count, v); load_lanes and add_product by
+//                              a vector at p, zero elsewhere; store_lanes(p, first, last, v); both touch
+//                              nothing else; store_every_second(p, count, v); load_lanes and add_product by
 //                              mask_of_bits(bits), whether such a load is an instruction, and whether neither
 //                              costs more than without a mask; store_past_caches(p, v) and finish_stores()
 // Vectors travel through inlined functions only, so no calling convention depends on the instruction set.
@@ -44,6 +44,11 @@ INLINE Vector<T> broadcast(T value) {
 
 #include PARTIAL_ACCESS
 
+template <class T>
+INLINE void store_lanes(T* p, int count, Vector<T> v) {
+    store_lanes<T>(p, 0, count, v);
+}
+
 // NaN passes through all of them, as it does in NumPy.
 template <class T>
 INLINE Vector<T> activate(Vector<T> v, Activation activation) {
@@ -65,32 +70,60 @@ INLINE Vector<T> activate(Vector<T> v, Activation activation) {
 
 // --- product tile ------------------------------------------------------------------------------------------
 
-// Sums stay in R x VECTORS registers; each step loads VECTORS vectors of b and broadcasts R values of a.
-template <class T, int R>
-INLINE void multiply_rows(const T* a, const T* b, Index depth, const char* ahead, Index ahead_bytes,
-                          Vector<T> (&sums)[R][VECTORS]) {
-    constexpr int L = kLanes<T>;
+// Where a step's columns come from: a packed panel,
+template <class T>
+struct PackedColumns {
+    const T* b;
+
+    INLINE Vector<T> column(int j) const { return load(b + j * kLanes<T>); }
+    INLINE void next() { b += VECTORS * kLanes<T>; }
+};
+
+// or the source, while they are packed for the blocks to come.
+template <class T>
+struct SourceColumns {
+    const T* from[VECTORS];
+    Index stride;
+    T* packed;
+
+    INLINE Vector<T> column(int j) const {
+        const Vector<T> v = load(from[j]);
+        store(packed + j * kLanes<T>, v);
+        return v;
+    }
+    INLINE void next() {
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; ++j)
+            from[j] += stride;
+        packed += VECTORS * kLanes<T>;
+    }
+};
+
+// Sums stay in R x V registers; each step loads V vectors of b and broadcasts R values of a.
+template <class T, int R, int V, class Columns>
+INLINE void multiply_rows(const T* a, Columns b, Index depth, const char* ahead, Index ahead_bytes,
+                          Vector<T> (&sums)[R][V]) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
+        for (int j = 0; j < V; ++j)
             sums[i][j] = Vector<T>{};
     for (Index k = 0; k < depth; ++k) {
         __builtin_prefetch(ahead, 0, 2);
         ahead += ahead_bytes;
-        Vector<T> columns[VECTORS];
+        Vector<T> columns[V];
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
-            columns[j] = load(b + j * L);
+        for (int j = 0; j < V; ++j)
+            columns[j] = b.column(j);
+        b.next();
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             const Vector<T> value = broadcast(a[i]);
 #pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j)
+            for (int j = 0; j < V; ++j)
                 sums[i][j] += value * columns[j];
         }
         a += ROWS;
-        b += VECTORS * L;
     }
 }
 
@@ -103,8 +136,8 @@ INLINE Vector<T> finish(Vector<T> v, const TileStore<T>& s, int row) {
     return activate<T>(v, s.activation);
 }
 
-template <class T, int R>
-INLINE void finish_rows(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+template <class T, int R, int V>
+INLINE void finish_rows(Vector<T> (&sums)[R][V], const TileStore<T>& s) {
     if (!s.last || (s.bias == nullptr && s.activation == Activation::none))
         return;
 #pragma GCC unroll 16
@@ -112,48 +145,73 @@ INLINE void finish_rows(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
         if (i >= s.rows)
             break;
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
+        for (int j = 0; j < V; ++j)
             sums[i][j] = finish<T>(sums[i][j], s, i);
     }
 }
 
-// Stores whole vectors of each row.
-template <class T, int R>
-INLINE void store_whole(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+// Whether no piece reaches beyond the vector it starts in.
+template <class T>
+INLINE bool within_vectors(const TileStore<T>& s) {
+    constexpr int L = kLanes<T>;
+    bool within = s.column_step == 1;
+    for (int p = 0; p < s.piece_count && within; ++p)
+        within = s.pieces[p].column % L + s.pieces[p].count <= L;
+    return within;
+}
+
+// Straight from the registers.
+template <class T, int R, int V>
+INLINE void store_vectors(Vector<T> (&sums)[R][V], const TileStore<T>& s) {
+    constexpr int L = kLanes<T>;
+    int p = 0;
     if (!s.first)
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            if (i >= s.rows)
-                break;
 #pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j)
-                sums[i][j] += load(s.y + i * s.row_stride + s.pieces[j].offset);
+        for (int j = 0; j < V; ++j)
+            for (; p < s.piece_count && s.pieces[p].column < (j + 1) * L; ++p) {
+                const int first = s.pieces[p].column - j * L, last = first + s.pieces[p].count;
+                const T* y = s.y + (s.pieces[p].offset - first);
+#pragma GCC unroll 16
+                for (int i = 0; i < R; ++i) {
+                    if (i >= s.rows)
+                        break;
+                    sums[i][j] += last - first == L ? load(y + i * s.row_stride)
+                                                    : load_lanes<T>(y + i * s.row_stride, first, last);
+                }
+            }
+    finish_rows<T, R, V>(sums, s);
+    p = 0;
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j)
+        for (; p < s.piece_count && s.pieces[p].column < (j + 1) * L; ++p) {
+            const int first = s.pieces[p].column - j * L, last = first + s.pieces[p].count;
+            T* y = s.y + (s.pieces[p].offset - first);
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) {
+                if (i >= s.rows)
+                    break;
+                if (last - first == L)
+                    store(y + i * s.row_stride, sums[i][j]);
+                else
+                    store_lanes<T>(y + i * s.row_stride, first, last, sums[i][j]);
+            }
         }
-    finish_rows<T, R>(sums, s);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-        if (i >= s.rows)
-            break;
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
-            store(s.y + i * s.row_stride + s.pieces[j].offset, sums[i][j]);
-    }
 }
 
 // Pieces start at any column: pass through memory. The last piece's load may reach one vector beyond the
 // tile.
-template <class T, int R>
-INLINE void store_pieces(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
+template <class T, int R, int V>
+INLINE void store_pieces(Vector<T> (&sums)[R][V], const TileStore<T>& s) {
     constexpr int L = kLanes<T>;
-    T staged[R][(VECTORS + 1) * L];
+    T staged[R][(V + 1) * L];
     if (s.first)
-        finish_rows<T, R>(sums, s);
+        finish_rows<T, R, V>(sums, s);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; ++j)
+        for (int j = 0; j < V; ++j)
             store(&staged[i][j * L], sums[i][j]);
-        store(&staged[i][VECTORS * L], Vector<T>{});
+        store(&staged[i][V * L], Vector<T>{});
     }
     for (int p = 0; p < s.piece_count; ++p) {
         const Piece piece = s.pieces[p];
@@ -176,40 +234,63 @@ INLINE void store_pieces(Vector<T> (&sums)[R][VECTORS], const TileStore<T>& s) {
     }
 }
 
-template <class T, int R>
-INLINE void multiply_store(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
-                           Index ahead_bytes) {
+template <class T, int R, int V, class Columns>
+INLINE void multiply_store(const T* a, const Columns& b, Index depth, const TileStore<T>& s,
+                           const void* ahead, Index ahead_bytes) {
     constexpr int L = kLanes<T>;
-    Vector<T> sums[R][VECTORS];
+    Vector<T> sums[R][V];
     for (int i = 0; i < s.rows; ++i)
-        for (int p = 0; p < s.piece_count; ++p)
-            __builtin_prefetch(s.y + i * s.row_stride + s.pieces[p].offset, 1);
-    multiply_rows<T, R>(a, b, depth, (const char*)ahead, ahead_bytes, sums);
+        for (int p = 0; p < s.piece_count; ++p) {
+            const T* y = s.y + i * s.row_stride + s.pieces[p].offset;
+            __builtin_prefetch(y, 1);
+            if (s.column_step > 1) { // on to further lines
+                const Index last = (s.pieces[p].count - 1) * s.column_step;
+                __builtin_prefetch(y + (last < L ? last : L), 1);
+                __builtin_prefetch(y + last, 1);
+            }
+        }
+    multiply_rows<T, R, V>(a, b, depth, (const char*)ahead, ahead_bytes, sums);
     if (s.before != nullptr)
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; ++j)
+            for (int j = 0; j < V; ++j)
                 sums[i][j] += load(s.before + (i * VECTORS + j) * L);
-
-    bool whole = s.column_step == 1 && s.piece_count == VECTORS;
-    for (int j = 0; j < s.piece_count && whole; ++j)
-        whole = s.pieces[j].column == j * L && s.pieces[j].count == L;
-    if (whole)
-        store_whole<T, R>(sums, s);
+    if (within_vectors<T>(s))
+        store_vectors<T, R, V>(sums, s);
     else
-        store_pieces<T, R>(sums, s);
+        store_pieces<T, R, V>(sums, s);
+}
+
+template <class T, int R>
+INLINE void multiply_width(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
+                           Index ahead_bytes) {
+    const PackedColumns<T> columns{b};
+    const Piece end = s.pieces[s.piece_count - 1];
+    if (R == ROWS && end.column + end.count <= kLanes<T>)
+        multiply_store<T, R, 1>(a, columns, depth, s, ahead, ahead_bytes);
+    else
+        multiply_store<T, R, VECTORS>(a, columns, depth, s, ahead, ahead_bytes);
 }
 
 template <class T>
 void multiply(const T* a, const T* b, Index depth, const TileStore<T>& s, const void* ahead,
               Index ahead_bytes) {
     if (s.rows > ROWS / 2)
-        multiply_store<T, ROWS>(a, b, depth, s, ahead, ahead_bytes);
+        multiply_width<T, ROWS>(a, b, depth, s, ahead, ahead_bytes);
     else if (s.rows > ROWS / 4)
-        multiply_store<T, ROWS / 2>(a, b, depth, s, ahead, ahead_bytes);
+        multiply_width<T, ROWS / 2>(a, b, depth, s, ahead, ahead_bytes);
     else
-        multiply_store<T, ROWS / 4>(a, b, depth, s, ahead, ahead_bytes);
+        multiply_width<T, ROWS / 4>(a, b, depth, s, ahead, ahead_bytes);
+}
+
+template <class T>
+void multiply_source(const T* a, const T* const* source, Index source_stride, T* b, Index depth,
+                     const TileStore<T>& s, const void* ahead, Index ahead_bytes) {
+    SourceColumns<T> columns{{}, source_stride, b};
+    for (int j = 0; j < VECTORS; ++j)
+        columns.from[j] = source[j];
+    multiply_store<T, ROWS, VECTORS>(a, columns, depth, s, ahead, ahead_bytes);
 }
 
 // --- packing -----------------------------------------------------------------------------------------------
@@ -250,23 +331,46 @@ void pack_run(const T* src, Index src_stride, Index step, T* dst, Index dst_stri
     }
 }
 
-// An L x L block in registers: log2(L) rounds that interleave the first half of the rows with the second. One
-// round rotates the bits of (row, lane) by one place, so after log2(L) rounds row and lane have changed
-// places.
-template <class T>
-INLINE void transpose_block(Vector<T> (&v)[kLanes<T>]) {
-    constexpr int L = kLanes<T>;
+// R rows of L lanes in registers: log2(R) rounds that interleave the first half of the rows with the second.
+// One round rotates the bits of (row, lane) by one place, so after log2(R) rounds row and lane have changed
+// places: the vectors hold L columns of R elements, one after the other.
+template <class T, int R>
+INLINE void transpose_block(Vector<T> (&v)[R]) {
 #pragma GCC unroll 4
-    for (int round = 1; round < L; round *= 2) {
-        Vector<T> next[L];
+    for (int round = 1; round < R; round *= 2) {
+        Vector<T> next[R];
 #pragma GCC unroll 16
-        for (int i = 0; i < L / 2; ++i) {
-            next[2 * i] = interleave_low<T>(v[i], v[i + L / 2]);
-            next[2 * i + 1] = interleave_high<T>(v[i], v[i + L / 2]);
+        for (int i = 0; i < R / 2; ++i) {
+            next[2 * i] = interleave_low<T>(v[i], v[i + R / 2]);
+            next[2 * i + 1] = interleave_high<T>(v[i], v[i + R / 2]);
         }
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i)
+        for (int i = 0; i < R; ++i)
             v[i] = next[i];
+    }
+}
+
+// Half a vector of rows, side by side: two columns in every vector.
+template <class T>
+INLINE void transpose_half(const T* src, Index src_stride, Index rows, Index length, T* dst) {
+    constexpr int L = kLanes<T>, R = L / 2;
+    for (Index j = 0; j < length; j += L, dst += R * L) {
+        const int columns = length - j < L ? static_cast<int>(length - j) : L;
+        Vector<T> block[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const T* row = src + r * src_stride + j;
+            block[r] = r >= rows ? Vector<T>{} : columns == L ? load(row) : load_lanes<T>(row, 0, columns);
+        }
+        transpose_block<T, R>(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            const int count = columns * R - i * L;
+            if (count >= L)
+                store(dst + i * L, block[i]);
+            else if (count > 0)
+                store_lanes<T>(dst + i * L, count, block[i]);
+        }
     }
 }
 
@@ -274,6 +378,8 @@ template <class T>
 void transpose(const T* src, Index src_stride, Index rows, Index length, T* dst, Index dst_stride,
                Index width) {
     constexpr int L = kLanes<T>;
+    if (L > 2 && 2 * width == L && dst_stride == width)
+        return transpose_half<T>(src, src_stride, rows, length, dst);
     for (Index j = 0; j < length; j += L) {
         const int columns = length - j < L ? static_cast<int>(length - j) : L;
         for (Index i = 0; i < width; i += L) {
@@ -286,7 +392,7 @@ void transpose(const T* src, Index src_stride, Index rows, Index length, T* dst,
                            : columns == L ? load(row)
                                           : load_lanes<T>(row, 0, columns);
             }
-            transpose_block<T>(block);
+            transpose_block<T, L>(block);
 #pragma GCC unroll 16
             for (int c = 0; c < L; ++c) {
                 if (c >= columns)
@@ -555,8 +661,19 @@ Index multiply_adds(Index rounds, T* values) {
 
 template <class T>
 constexpr Tiles<T> table() {
-    return {kLanes<T>,    ROWS,     VECTORS * kLanes<T>, OUTER_VECTORS,   multiply<T>, pack_run<T>,
-            transpose<T>, outer<T>, weighted_rows<T>,    row_products<T>, stream<T>,   multiply_adds<T>};
+    return {kLanes<T>,
+            ROWS,
+            VECTORS * kLanes<T>,
+            OUTER_VECTORS,
+            multiply<T>,
+            multiply_source<T>,
+            pack_run<T>,
+            transpose<T>,
+            outer<T>,
+            weighted_rows<T>,
+            row_products<T>,
+            stream<T>,
+            multiply_adds<T>};
 }
 
 constexpr TileSet make_tile_set(const char* name) {

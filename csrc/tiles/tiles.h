@@ -102,6 +102,11 @@ struct Tiles {
     void (*multiply)(const T* a, const T* b, Index depth, const TileStore<T>& store, const void* ahead,
                      Index ahead_bytes);
 
+    // The same of all rows, and of columns not packed yet: vector j of step k is read at source[j] +
+    // k*source_stride and written to b.
+    void (*multiply_source)(const T* a, const T* const* source, Index source_stride, T* b, Index depth,
+                            const TileStore<T>& store, const void* ahead, Index ahead_bytes);
+
     // For each of `channels`: dst[j] = src[(j - first)*step] for j in [first, last), 0 for the other j in [0,
     // count); count <= lanes. Then src += src_stride, dst += dst_stride. Nothing outside these elements is
     // touched; the lines at src + ahead are fetched.

@@ -18,12 +18,12 @@ namespace fastconv {
 
 namespace {
 
-constexpr Index kTasksWanted = 16;                   // enough for any number of threads that this serves well
-constexpr Index kPartialBytes = 64 << 20;            // for the partial sums of all parts
-constexpr Index kMostExchanged = 256;                // inputs whose sums stay in cache, though they are many
-constexpr Index kRowsPerPass = 12;                   // input channels of which the tiles make whole blocks
-constexpr Index kLongestChunk = 128;                 // pixels
-constexpr Index kLongestSum = 512, kMostSummed = 16; // pixels and chunks that go into one running sum
+constexpr Index kTasksWanted = 16;        // enough for any number of threads that this serves well
+constexpr Index kPartialBytes = 64 << 20; // for the partial sums of all parts
+constexpr Index kMostExchanged = 256;     // inputs whose sums stay in cache, though they are many
+constexpr Index kRowsPerPass = 12;        // input channels of which the tiles make whole blocks
+constexpr Index kLongestChunk = 128;      // pixels
+constexpr Index kMostSummed = 16;         // chunks that go into one running sum
 
 template <class T>
 class GradWeight {
@@ -89,7 +89,7 @@ private:
         T* sums = workspace<T>(Slot::results, partial_);
         std::vector<Segment> segments;
         std::fill_n(totals, partial_, Total<T>{});
-        Index summed = 0, summed_pixels = 0; // chunks and pixels since `sums` were added to `totals`
+        Index summed = 0; // chunks since `sums` were added to `totals`
         const Index end = units * (part + 1) / parts_;
         for (Index unit = units * part / parts_; unit < end; ++unit) {
             const Index image = unit / chunks_;
@@ -131,11 +131,10 @@ private:
                 }
                 ++t;
             });
-            summed_pixels += chunk.size();
-            if (++summed == kMostSummed || summed_pixels >= kLongestSum || unit + 1 == end) {
+            if (++summed == kMostSummed || unit + 1 == end) {
                 for (Index i = 0; i < partial_; ++i)
                     totals[i] += sums[i];
-                summed = summed_pixels = 0;
+                summed = 0;
             }
         }
     }
@@ -304,8 +303,9 @@ bool run_depthwise(const GradWeightProblem<T>& p, int threads) {
     return true;
 }
 
-constexpr const char* kWindowNeeds = "few channels in and out of each group (their sums must fit 192 KiB), "
-                                     "and windows and strides of at most 64";
+constexpr const char* kWindowNeeds =
+    "few channels in and out of each group (totals of their weights must fit 1 MiB), "
+    "and windows and strides of at most 64";
 
 template <class T>
 constexpr std::array<Method<GradWeightProblem<T>>, 4> kMethods{{

@@ -62,13 +62,18 @@ double window_bytes(const GatherPlan& plan, Index sources, double most) {
     return std::min(bytes<T>(all), std::max(most, bytes<T>(least))) + bytes<T>(real(tiles<T>().lanes));
 }
 
-// The share of a tile's lanes that hold weights, where at least 8 sums in flight hide the latency of an
-// addition.
+// The share of a tile's products that are weights', in time: some lanes hold none, and the rows left over
+// from whole blocks take at least the latency of an addition, and the time of fetching what they are
+// multiplied by.
 template <class T>
 double outer_products_efficiency(Index inputs, Index outputs) {
-    const int vectors = outer_vectors<T>(outputs);
+    constexpr Index kLatency = 12, kFetched = 4; // products, and products for each vector
+    const Index vectors = outer_vectors<T>(outputs);
+    const Index rows = std::min<Index>(12, 6 * tiles<T>().outer_vectors / vectors), left = inputs % rows;
+    const Index least = left > 0 ? std::max(kLatency, kFetched * vectors) : 0;
+    const Index taken = (inputs - left) * vectors + std::max(left * vectors, least);
     const double used = real(outputs) / real(round_up(outputs, vectors * tiles<T>().lanes));
-    return used * std::min(1.0, real(inputs * vectors) / 8);
+    return used * real(inputs * vectors) / real(taken);
 }
 
 // What a weight gradient's multiply-add takes beside one of a gather.
@@ -221,30 +226,42 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
 
 template <class T>
 Estimate outer_products_estimate(const GatherProblem<T>& forward, double workspace, int threads) {
+    constexpr double kTurned = 20; // multiply-adds
     const double products = all_products(forward);
     const double efficiency = outer_products_efficiency<T>(forward.sources, forward.results);
-    return {kGradWeightProduct * products / efficiency, products, workspace, threads_for(products, threads)};
+    const double turned = real(forward.batch) * real(forward.groups) * real(forward.results) *
+                          real(forward.plans.front().outputs());
+    return {kGradWeightProduct * products / efficiency + kTurned * turned, products, workspace,
+            threads_for(products, threads)};
 }
 
 template <class T>
 Estimate window_grad_weight_estimate(const GatherProblem<T>& forward, int threads) {
-    constexpr double kCopied = 50;       // multiply-adds
-    constexpr double kRowProducts = 0.7; // of the speed of a tile of outer products, where vectors are full
-    constexpr double kMostBytes = 64 << 10;
-    constexpr Index kTasksWanted = 16;
+    constexpr double kCopied = 35, kAddedLanes = 8,
+                     kLine = 0.1; // multiply-adds; steps of a tile of row products; of its time
+    constexpr double kMostBytes = 128 << 10;
+    constexpr Index kTasksWanted = 16, kPlacesTogether = 3, kMostSteps = 96;
     const GatherPlan& plan = forward.plans.front();
-    const Index lanes = tiles<T>().lanes, columns = plan.axes[2].outputs;
+    const auto& [d, h, w] = plan.axes;
+    const Index row_steps = ceil_div(w.outputs, tiles<T>().lanes);
+    const double steps = real(std::min(h.outputs * row_steps, kMostSteps));
+    const Index places = forward.sources * plan.taps();
     const double products = all_products(forward);
-    const double efficiency = kRowProducts * real(columns) / real(round_up(columns, lanes));
+    // A single result's sums are too few to hide the latency of an addition.
+    const double tile =
+        real(round_up(places, kPlacesTogether)) / real(places) * (forward.results > 1 ? 1 : 2);
+    const double lanes = real(row_steps * tiles<T>().lanes) / real(w.outputs);
+    // Neighbouring taps read different lines of a window that is split by the step.
+    const double lines = 1 + kLine * real(w.step - 1);
+    const double time = kGradWeightProduct * products * tile * lanes * lines * (1 + kAddedLanes / steps);
     const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
-    const double weights = real(forward.sources) * real(forward.results) * real(plan.taps());
-    const double parts =
-        real(forward.groups) * real(std::min(forward.batch, ceil_div(kTasksWanted, forward.groups)));
+    const double weights = real(forward.results) * real(places);
+    const double parts = real(forward.groups) * real(ceil_div(kTasksWanted, forward.groups));
     const double copied =
         real(forward.batch) * real(forward.groups) * real(forward.sources) * window_elements(plan);
-    const double own = window_bytes<T>(plan, 1, kMostBytes) + bytes<T>(weights * real(lanes));
-    return {kGradWeightProduct * products / efficiency + kCopied * copied, products,
-            bytes<Total<T>>(parts * weights) + real(workers) * own, workers};
+    const double own = window_bytes<T>(plan, forward.sources, kMostBytes) + bytes<T>(weights);
+    return {time + kCopied * copied, products, bytes<Total<T>>(parts * weights) + real(workers) * own,
+            workers};
 }
 
 template <class T>

@@ -80,6 +80,8 @@ public:
     std::vector<Index> offsets; // of every (source, tap)
 
 private:
+    static constexpr Index kRowsAhead = 8; // that copies fetch
+
     static Index smallest_offset(const GatherAxis& a) {
         Index smallest = a.taps.front().offset;
         for (const GatherTap& tap : a.taps)
@@ -116,7 +118,7 @@ private:
                 const T* first = valid.size() > 0 ? from + start + valid.begin * w.step : from;
                 tile.pack_run(first, w.source_size, w.step, slice + column, row_elements, inside.size(),
                               static_cast<int>(valid.begin), static_cast<int>(valid.end),
-                              static_cast<int>(count), 0);
+                              static_cast<int>(count), kRowsAhead * w.source_size);
             }
     }
 

@@ -1,7 +1,9 @@
-// The weight gradient between few channels: each weight's gradient is a product of rows of grad_y with rows
-// of a padded window of x. Images are split into parts that depend on the shape only, and the parts are added
-// in order. Sums stay apart by vector lane for some rows or images and are then added to totals of float64,
-// so that no running sum is long.
+// The weight gradient between few channels: each weight's gradient is a sum of products of rows of grad_y
+// with rows of a padded window of x, in which vectors hold neighbouring pixels and nothing is turned. The
+// sums of a few results and weights stay in registers while a block of rows passes by, so a step multiplies
+// each vector of either operand several times. Blocks are split into parts that depend on the shape only, and
+// the parts are added in order; blocks' sums are added to those of a few others, and these to totals of
+// float64, so that no running sum is long.
 #include "kernels.h"
 #include "padded_window.h"
 #include "parallel.h"
@@ -9,90 +11,83 @@
 namespace fastconv {
 namespace {
 
-constexpr Index kWindowBytes = 64 << 10;
-constexpr Index kMostSumBytes = 192 << 10; // of a group: they are revisited for every block of rows
+constexpr Index kWindowBytes = 128 << 10;
+constexpr Index kMostTotalBytes = 1 << 20; // of a task: they are revisited for some blocks
 constexpr Index kTasksWanted = 16;
-constexpr Index kLongestSum = 256; // of a lane
-
-// Adds the lanes of `count` vectors to one total each, and clears them.
-template <class T>
-void add_lanes(T* sums, Index count, int lanes, Total<T>* totals) {
-    for (Index i = 0; i < count; ++i, sums += lanes) {
-        for (int half = lanes / 2; half > 0; half /= 2)
-            for (int lane = 0; lane < half; ++lane)
-                sums[lane] += sums[half + lane];
-        totals[i] += sums[0];
-        std::fill_n(sums, lanes, T{});
-    }
-}
+constexpr Index kLongestSum =
+    96; // of a lane, in a block; so many rows of grad_y stay in the first-level cache
+constexpr Index kMostSummed = 16; // blocks that go into one running sum
 
 } // namespace
 
 template <class T>
 bool window_grad_weight_applies(const GatherProblem<T>& p) {
     const GatherPlan& plan = p.plans.front();
-    const Index sums = p.sources * p.results * plan.taps() * tiles<T>().lanes * static_cast<Index>(sizeof(T));
-    return WindowLayout::suits(plan) && sums <= kMostSumBytes;
+    const Index totals = p.sources * p.results * plan.taps() * static_cast<Index>(sizeof(Total<T>));
+    return WindowLayout::suits(plan) && totals <= kMostTotalBytes;
 }
 
 template <class T>
 void window_grad_weight(const GatherProblem<T>& p, T* grad_weight, int threads) {
     const GatherPlan& plan = p.plans.front();
     const Tiles<T>& tile = tiles<T>();
-    const WindowLayout layout(plan, 1, tile.lanes, sizeof(T), kWindowBytes);
-    const Index taps = plan.taps(), source_plane = volume(p.source_size),
-                result_plane = volume(p.result_size);
-    const Index pairs = p.results * p.sources;
-    const Index work = p.batch * p.groups * plan.outputs() * taps * pairs;
+    const WindowLayout layout(plan, p.sources, tile.lanes, sizeof(T), kWindowBytes);
+    const Index places = p.sources * plan.taps(), weights = p.results * places;
+    const Index source_plane = volume(p.source_size), result_plane = volume(p.result_size);
+    const Index work = p.batch * p.groups * plan.outputs() * weights;
     const int workers = worthwhile_threads(kMemoryBound * work, threads);
-    const Index parts = std::min(p.batch, ceil_div(kTasksWanted, p.groups));
+    const Index units = p.batch * layout.blocks();
+    const Index parts = std::min(units, ceil_div(kTasksWanted, p.groups));
 
-    // What a lane sums: some images, or some rows of one.
-    const auto& [d, h, w] = plan.axes;
-    const Index row_steps = ceil_div(w.outputs, tile.lanes), image_steps = d.outputs * h.outputs * row_steps;
-    const Index images = std::max<Index>(1, kLongestSum / image_steps);
-    const Index rows = std::max<Index>(1, kLongestSum / row_steps);
-
-    Total<T>* all_totals = workspace<Total<T>>(Slot::partial, p.groups * parts * pairs * taps);
+    Total<T>* all_totals = workspace<Total<T>>(Slot::partial, p.groups * parts * weights);
     Parallel::run(p.groups * parts, workers, [&](Index task) {
         const Index group = task / parts, part = task % parts;
         T* window = workspace<T>(Slot::window, layout.elements);
-        T* sums = workspace<T>(Slot::results, pairs * taps * tile.lanes);
-        Total<T>* totals = all_totals + task * pairs * taps;
-        std::fill_n(sums, pairs * taps * tile.lanes, T{});
-        std::fill_n(totals, pairs * taps, Total<T>{});
-        const Range share{p.batch * part / parts, p.batch * (part + 1) / parts};
-        for (Index n = share.begin; n < share.end; ++n) {
-            for (Index c = 0; c < p.sources; ++c) {
-                const T* x = p.source + ((n * p.groups + group) * p.sources + c) * source_plane;
-                for (Index i = 0; i < layout.blocks(); ++i) {
-                    const WindowLayout::Block b = layout.block(i);
-                    layout.copy(x, b, window);
-                    for (Index k = 0; k < p.results; ++k) {
-                        const T* g = p.result + ((n * p.groups + group) * p.results + k) * result_plane +
-                                     (b.d * p.result_size[1] + b.h) * p.result_size[2] + b.w;
-                        const Index pair = (k * p.sources + c) * taps;
-                        for (Index row = 0; row < b.rows; row += rows) {
-                            tile.row_products(g + row * p.result_size[2], p.result_size[2],
-                                              window + row * layout.row_stride, layout.row_stride,
-                                              layout.offsets.data(), taps, std::min(rows, b.rows - row),
-                                              b.columns, sums + pair * tile.lanes);
-                            if (image_steps > kLongestSum)
-                                add_lanes(sums + pair * tile.lanes, taps, tile.lanes, totals + pair);
-                        }
-                    }
-                }
+        T* sums = workspace<T>(Slot::results, weights);
+        Total<T>* totals = all_totals + task * weights;
+        std::fill_n(totals, weights, Total<T>{});
+        Index summed = 0;
+        const auto add_sums = [&] {
+            for (Index i = 0; i < weights; ++i)
+                totals[i] += sums[i];
+            summed = 0;
+        };
+        const Index end = units * (part + 1) / parts;
+        for (Index unit = units * part / parts; unit < end; ++unit) {
+            const Index image = unit / layout.blocks() * p.groups + group;
+            const WindowLayout::Block b = layout.block(unit % layout.blocks());
+            layout.copy(p.source + image * p.sources * source_plane, b, window);
+            const Index rows = std::max<Index>(1, kLongestSum / ceil_div(b.columns, tile.lanes));
+            for (Index row = 0; row < b.rows; row += rows) {
+                RowProducts<T> call{};
+                call.g = p.result + image * p.results * result_plane +
+                         (b.d * p.result_size[1] + b.h + row) * p.result_size[2] + b.w;
+                call.g_stride = p.result_size[2];
+                call.result_stride = result_plane;
+                call.src = window + row * layout.row_stride;
+                call.src_stride = layout.row_stride;
+                call.offsets = layout.offsets.data();
+                call.places = places;
+                call.results = static_cast<int>(p.results);
+                call.rows = std::min(rows, b.rows - row);
+                call.columns = b.columns;
+                call.sums = sums;
+                call.first = summed == 0;
+                tile.row_products(call);
+                if (++summed == kMostSummed)
+                    add_sums();
             }
-            if ((n + 1 - share.begin) % images == 0 || n + 1 == share.end)
-                add_lanes(sums, pairs * taps, tile.lanes, totals);
         }
+        if (summed > 0)
+            add_sums();
     });
+    // In memory the weights of a group are [results][sources][taps], as the sums are.
     for (Index group = 0; group < p.groups; ++group)
-        for (Index i = 0; i < pairs * taps; ++i) {
+        for (Index i = 0; i < weights; ++i) {
             Total<T> total{};
             for (Index part = 0; part < parts; ++part)
-                total += all_totals[(group * parts + part) * pairs * taps + i];
-            grad_weight[group * pairs * taps + i] = static_cast<T>(total);
+                total += all_totals[(group * parts + part) * weights + i];
+            grad_weight[group * weights + i] = static_cast<T>(total);
         }
 }
 

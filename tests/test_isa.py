@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
+import fastconv.grad
 from fastconv import backends
 from fastconv.geometry import conv_geometry, pool_geometry
 from fastconv.testing import make_problem
@@ -143,3 +144,27 @@ def test_explicit_backend_with_an_impossible_instruction_set():
     _, out, err = run_python(EXPLICIT, FASTCONV_ISA="avx1024")
     assert out.startswith("backend 'cpp' is not available: FASTCONV_ISA"), err
     assert "avx1024" in out
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "groups", "size", "kernel", "stride"),
+    [
+        (1, 1, 1, (5, 7), (3, 3), 1),  # a single result and less than a vector
+        (3, 7, 1, (19, 33), (7, 7), 2),  # results and places that are left over from whole tiles
+        (6, 10, 2, (23, 67), (3, 5), 4),
+        (4, 5, 1, (70, 41), (2, 3), 1),  # several blocks of rows
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_weight_gradient_by_windows(channels, outputs, groups, size, kernel, stride, dtype, isa):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (2, channels, *size)).astype(dtype)
+    weight_size = (outputs, channels // groups, *kernel)
+    options = {"stride": stride, "padding": 1, "groups": groups}
+    y = fastconv.conv2d(x, np.zeros(weight_size, dtype), **options, backend="reference")
+    grad_y = rng.integers(-3, 4, y.shape).astype(dtype)
+    expected = fastconv.grad.conv2d_weight(x, weight_size, grad_y, **options, backend="reference")
+    for threads in 1, 3:
+        with fastconv.config_context(algorithm="window", threads=threads):
+            given = fastconv.grad.conv2d_weight(x, weight_size, grad_y, **options, backend="cpp")
+        np.testing.assert_array_equal(given, expected)

@@ -456,17 +456,23 @@ INLINE void outer_rows(const OuterProducts<T>& call, int row) {
         }
 }
 
-// All rows, by blocks of ever fewer: as many as leave room in the registers, at most 12.
+template <class T, int R, int V>
+INLINE int outer_blocks(const OuterProducts<T>& call, int row) {
+    for (; row + R <= call.rows; row += R)
+        outer_rows<T, R, V>(call, row);
+    return row;
+}
+
+// All rows, by blocks of ever fewer: as many as leave room in the registers, at most 12. Few rows take as
+// long as the latency of their sums, so what is left goes into few blocks.
 template <class T, int V>
 INLINE void outer_width(const OuterProducts<T>& call) {
     constexpr int R = OUTER_SUMS / V < 12 ? OUTER_SUMS / V : 12;
-    int row = 0;
-    for (; row + R <= call.rows; row += R)
-        outer_rows<T, R, V>(call, row);
-    for (; row + R / 2 <= call.rows; row += R / 2)
-        outer_rows<T, R / 2, V>(call, row);
-    for (; row < call.rows; ++row)
-        outer_rows<T, 1, V>(call, row);
+    int row = outer_blocks<T, R, V>(call, 0);
+    row = outer_blocks<T, R * 2 / 3, V>(call, row);
+    row = outer_blocks<T, R / 2, V>(call, row);
+    row = outer_blocks<T, R / 3, V>(call, row);
+    outer_blocks<T, 1, V>(call, row);
 }
 
 template <class T>
@@ -561,44 +567,107 @@ void weighted_rows(const WeightedRows<T>& call) {
     }
 }
 
-// Sums of TAPS taps stay in registers while all rows pass by.
-template <class T, int TAPS>
-INLINE void tap_products(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
-                         Index rows, Index count, T* sums) {
-    constexpr int L = kLanes<T>;
-    Vector<T> total[TAPS];
+// --- products of rows --------------------------------------------------------------------------------------
+
+// lane j of the result is the sum of v[j]'s lanes. A round adds the halves of each vector's sums and puts
+// those of v[i] beside those of v[i + L/2], so that after log2(L) rounds one vector holds them in order.
+template <class T>
+INLINE Vector<T> sums_of_lanes(Vector<T> (&v)[kLanes<T>]) {
 #pragma GCC unroll 4
-    for (int i = 0; i < TAPS; ++i)
-        total[i] = Vector<T>{};
-    for (Index r = 0; r < rows; ++r, g += g_stride, src += src_stride) {
-        Index j = 0;
-        for (; j + L <= count; j += L) {
-            const Vector<T> gradient = load(g + j);
+    for (int half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            v[i] = interleave_low<T>(v[i], v[i + half]) + interleave_high<T>(v[i], v[i + half]);
+    return v[0];
+}
+
+template <class T, int R, int N>
+INLINE void add_row_products(Vector<T> (&sums)[R * N], const Vector<T> (&gradients)[R], Vector<T> value,
+                             int n) {
 #pragma GCC unroll 4
-            for (int i = 0; i < TAPS; ++i)
-                total[i] += gradient * load(src + offsets[i] + j);
+    for (int i = 0; i < R; ++i)
+        sums[i * N + n] += gradients[i] * value;
+}
+
+// Sums of R results with N places of the window stay in registers while all rows pass by; the first `places`
+// of them are stored.
+template <class T, int R, int N>
+INLINE void row_sums(const RowProducts<T>& call, int result, Index place, int places) {
+    constexpr int L = kLanes<T>, kSums = R * N;
+    Vector<T> sums[kSums];
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i)
+        sums[i] = Vector<T>{};
+    const T* src[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n)
+        src[n] = call.src + call.offsets[place + (n < places ? n : places - 1)];
+    const Index stride = call.result_stride, whole = call.columns / L * L;
+    const int rest = static_cast<int>(call.columns - whole);
+    const T* g = call.g + result * stride;
+    const Index ahead = place == 0 ? R * stride : 0; // to the results that come next
+    Index at = 0;
+    for (Index r = 0; r < call.rows; ++r, g += call.g_stride, at += call.src_stride) {
+        Vector<T> gradients[R];
+        for (Index j = 0; j < whole; j += L) {
+#pragma GCC unroll 4
+            for (int i = 0; i < R; ++i) {
+                __builtin_prefetch(g + i * stride + j + ahead);
+                gradients[i] = load(g + i * stride + j);
+            }
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n)
+                add_row_products<T, R, N>(sums, gradients, load(src[n] + at + j), n);
         }
-        if (j < count) {
-            const Vector<T> gradient = load_lanes<T>(g + j, 0, static_cast<int>(count - j));
+        if (rest > 0) {
 #pragma GCC unroll 4
-            for (int i = 0; i < TAPS; ++i)
-                total[i] += gradient * load_lanes<T>(src + offsets[i] + j, 0, static_cast<int>(count - j));
+            for (int i = 0; i < R; ++i) {
+                __builtin_prefetch(g + i * stride + whole + ahead);
+                gradients[i] = load_lanes<T>(g + i * stride + whole, 0, rest);
+            }
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n)
+                add_row_products<T, R, N>(sums, gradients, load_lanes<T>(src[n] + at + whole, 0, rest), n);
         }
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < TAPS; ++i)
-        store(sums + i * L, load(sums + i * L) + total[i]);
+    T totals[(kSums + L - 1) / L * L];
+#pragma GCC unroll 32
+    for (int first = 0; first < kSums; first += L) {
+        Vector<T> part[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i)
+            part[i] = first + i < kSums ? sums[first + i] : Vector<T>{};
+        store(totals + first, sums_of_lanes<T>(part));
+    }
+    for (int i = 0; i < R; ++i) {
+        T* out = call.sums + (result + i) * call.places + place;
+        for (int n = 0; n < places; ++n)
+            out[n] = call.first ? totals[i * N + n] : out[n] + totals[i * N + n];
+    }
+}
+
+template <class T, int R>
+INLINE void row_products_of(const RowProducts<T>& call, int result) {
+    constexpr int N = 6;
+    for (Index place = 0; place < call.places; place += N) {
+        const Index left = call.places - place;
+        if (left > N / 2)
+            row_sums<T, R, N>(call, result, place, static_cast<int>(left < N ? left : N));
+        else
+            row_sums<T, R, N / 2>(call, result, place, static_cast<int>(left));
+    }
 }
 
 template <class T>
-void row_products(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
-                  Index taps, Index rows, Index count, T* sums) {
-    constexpr int L = kLanes<T>;
-    Index i = 0;
-    for (; i + 4 <= taps; i += 4)
-        tap_products<T, 4>(g, g_stride, src, src_stride, offsets + i, rows, count, sums + i * L);
-    for (; i < taps; ++i)
-        tap_products<T, 1>(g, g_stride, src, src_stride, offsets + i, rows, count, sums + i * L);
+void row_products(const RowProducts<T>& call) {
+    constexpr int R = OUTER_SUMS / 6;
+    int result = 0;
+    for (; result + R <= call.results; result += R)
+        row_products_of<T, R>(call, result);
+    for (; result + R / 2 <= call.results; result += R / 2)
+        row_products_of<T, R / 2>(call, result);
+    for (; R > 2 && result < call.results; ++result)
+        row_products_of<T, 1>(call, result);
 }
 
 // --- pooling -----------------------------------------------------------------------------------------------

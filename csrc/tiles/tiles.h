@@ -91,6 +91,24 @@ struct WeightedRows {
     Activation activation;
 };
 
+// Sums of products of rows of several results' gradients with rows of a window:
+//     sums[i*places + p] (+)= sum over r in [0, rows) and j in [0, columns) of
+//         g[i*result_stride + r*g_stride + j] * src[r*src_stride + offsets[p] + j]
+// for i in [0, results), p in [0, places); overwritten where `first`.
+template <class T>
+struct RowProducts {
+    const T* g;
+    Index g_stride, result_stride;
+    const T* src;
+    Index src_stride;
+    const Index* offsets;
+    Index places;
+    int results;
+    Index rows, columns;
+    T* sums;
+    bool first;
+};
+
 template <class T>
 struct Tiles {
     int lanes;         // elements of a vector
@@ -121,11 +139,7 @@ struct Tiles {
 
     void (*weighted_rows)(const WeightedRows<T>& call);
 
-    // sums[i*lanes + l] += sum over rows r and those j in [0, count) with j % lanes == l of
-    //     g[r*g_stride + j] * src[r*src_stride + offsets[i] + j]
-    // for i in [0, taps).
-    void (*row_products)(const T* g, Index g_stride, const T* src, Index src_stride, const Index* offsets,
-                         Index taps, Index rows, Index count, T* sums);
+    void (*row_products)(const RowProducts<T>& call);
 
     // to[i] = from[i] for i in [0, count), past the caches: to be finished before anybody else looks.
     void (*stream)(const T* from, Index count, T* to, bool finish);

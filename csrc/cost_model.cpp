@@ -155,25 +155,32 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
 
 template <class T>
 Estimate window_estimate(const GatherProblem<T>& p, int threads) {
-    constexpr double kCopied = 80, kStored = 13, kRow = 450, kWeight = 200; // multiply-adds
-    constexpr double kMostBytes =
-        512 << 10; // of a window of many sources, and of results before they are scattered
-    constexpr Index kResultsTogether = 4;
-    double plane = 0, own = 0;
+    // Multiply-adds: of a product, an element copied and one stored, a source's slice, a tile's call, a
+    // weight.
+    constexpr double kProduct = 0.9, kCopied = 16, kStored = 10, kScattered = 48, kSlice = 1200, kCall = 2000,
+                     kWeight = 50;
+    constexpr double kMostBytes = 512 << 10; // of a window of many sources, and of sums that are kept
+    const double blocks = real(ceil_div(p.results, tiles<T>().rows));
+    double plane = 0, copied = 0, slices = 0, own = 0;
     for (const GatherPlan& plan : p.plans) {
         const auto& [d, h, w] = plan.axes;
-        const double outputs = real(plan.outputs()), rows = real(d.outputs) * real(h.outputs);
-        const double vectors = rows * real(round_up(w.outputs, tiles<T>().lanes));
-        plane += real(p.sources) * real(p.results) * real(plan.taps()) * vectors +
-                 kCopied * real(p.sources) * window_elements(plan) + kStored * real(p.results) * outputs +
-                 kRow * rows * real(ceil_div(p.results, kResultsTogether));
+        // Rows are summed one by one, or as one with what lies between them.
+        const double rows = real(d.outputs) * real(h.outputs), lanes = real(tiles<T>().lanes);
+        const double joined = rows * extent(w, w.outputs) / real(w.step) + lanes / 2;
+        const double columns = std::min(rows * real(round_up(w.outputs, tiles<T>().lanes)), joined);
+        plane += kProduct * real(p.sources) * real(p.results) * real(plan.taps()) * columns +
+                 (w.out_step > 2 ? kScattered : kStored) * real(p.results) * real(plan.outputs()) +
+                 kCall * blocks * real(d.outputs);
+        copied = std::max(copied, window_elements(plan)); // all plans read the same
+        slices = std::max(slices, real(d.outputs) * real(static_cast<Index>(d.taps.size())));
         own = std::max(own, window_bytes<T>(plan, p.sources, kMostBytes));
     }
+    plane += real(p.sources) * (kCopied * copied + kSlice * slices);
     const double weights = real(p.groups) * real(p.sources) * real(p.results) * real(volume(p.kernel));
     const double products = all_products(p);
     const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
-    return {real(p.batch) * real(p.groups) * plane + kWeight * weights, products, real(workers) * own,
-            workers};
+    return {real(p.batch) * real(p.groups) * plane + kWeight * weights, products,
+            bytes<T>(weights) + real(workers) * own, workers};
 }
 
 template <class T>

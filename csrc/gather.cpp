@@ -144,7 +144,7 @@ bool run_window(const GatherProblem<T>& problem, int threads) {
 }
 
 constexpr const char* kWindowNeeds =
-    "at most 4 channels in or out of each group, windows and strides of at most 64, "
+    "at most 64 channels in or out of each group, windows and strides of at most 64, "
     "and at most 4096 products in a sum";
 
 template <class T>

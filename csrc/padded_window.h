@@ -1,6 +1,6 @@
 // A zero-padded copy of the piece of the source that a block of results reads. It is split by the step of the
-// gather (even and odd columns for step 2), so that for every tap neighbouring results read neighbouring
-// elements.
+// gather (even and odd rows and columns for step 2), so that for every tap neighbouring results read
+// neighbouring elements, and rows of results lie as far apart as rows of the copy.
 #pragma once
 
 #include "gather.h"
@@ -12,42 +12,70 @@ public:
     static constexpr Index kLargestExtent =
         64; // of a dilated kernel or a step; beyond, windows are mostly margin
 
-    static bool suits(const GatherPlan& plan) {
-        return std::all_of(plan.axes.begin(), plan.axes.end(), [](const GatherAxis& a) {
-            return a.step <= kLargestExtent && extent(a) <= kLargestExtent;
-        });
+    static bool suits(const std::vector<GatherPlan>& plans) {
+        for (std::size_t i = 0; i < 3 && !plans.empty(); ++i)
+            if (plans.front().axes[i].step > kLargestExtent || reach(plans, i).size() > kLargestExtent)
+                return false;
+        return true;
     }
 
-    // The window of `sources` channels: blocks of results are as large as `bytes` allow.
-    WindowLayout(const GatherPlan& plan, Index sources, int lanes, Index element_bytes, Index bytes)
-        : plan_(plan), sources_(sources), lanes_(lanes),
-          origin_{smallest_offset(plan.axes[0]), smallest_offset(plan.axes[1]),
-                  smallest_offset(plan.axes[2])} {
-        const auto& [d, h, w] = plan.axes;
-        slices_ = static_cast<Index>(d.taps.size());
-        const Index column_bytes = sources * slices_ * w.step * element_bytes;
-        columns = std::clamp<Index>(bytes / 16 / column_bytes, 4 * lanes, 1024) / (4 * lanes) * (4 * lanes);
-        columns = std::min(columns, w.outputs);
-        row_length_ = columns + (extent(w) - 1) / w.step + 1;
-        rows = std::clamp<Index>((bytes / (column_bytes * row_length_) - extent(h)) / h.step, 1, h.outputs);
-        window_rows_ = (rows - 1) * h.step + extent(h);
-        row_stride = h.step * w.step * row_length_;
+    // The window of `sources` channels for all plans, which have their steps in common: blocks of results are
+    // as large as `bytes` allow.
+    WindowLayout(const std::vector<GatherPlan>& plans, Index sources, int lanes, Index element_bytes,
+                 Index bytes)
+        : plan_(plans.front()), sources_(sources), lanes_(lanes) {
+        Size3 extents;
+        for (std::size_t i = 0; i < 3; ++i) {
+            const Range offsets = reach(plans, i);
+            origin_[i] = offsets.begin;
+            extents[i] = offsets.size();
+            for (const GatherPlan& plan : plans)
+                outputs_[i] = std::max(outputs_[i], plan.axes[i].outputs);
+        }
+        for (const GatherPlan& plan : plans)
+            for (const GatherTap& tap : plan.axes[0].taps)
+                slices_.insert(slices_.end(), tap.offset);
+        std::sort(slices_.begin(), slices_.end());
+        slices_.erase(std::unique(slices_.begin(), slices_.end()), slices_.end());
+
+        const auto& [d, h, w] = plan_.axes;
+        const Index slices = sources * static_cast<Index>(slices_.size());
+        const Index margin_rows = (extents[1] - 1) / h.step, margin = (extents[2] - 1) / w.step;
+        const Index column_bytes = slices * h.step * w.step * element_bytes;
+        const Index tall = std::min<Index>(ceil_div(16, h.step), outputs_[1] + margin_rows);
+        columns = std::clamp<Index>(bytes / tall / column_bytes, 4 * lanes, 1024) / (4 * lanes) * (4 * lanes);
+        columns = std::min(columns, outputs_[2]);
+        row_stride = columns + margin;
+        rows = std::clamp<Index>(bytes / (column_bytes * row_stride) - margin_rows, 1, outputs_[1]);
+        rows = ceil_div(outputs_[1], ceil_div(outputs_[1], rows)); // blocks alike
+        window_rows_ = rows + margin_rows;
         // A vector at the end of the last row may reach beyond it.
-        elements = sources * slices_ * window_rows_ * w.step * row_length_ + lanes;
-        for (Index c = 0; c < sources; ++c)
-            for (Index i = 0; i < slices_; ++i)
-                for (const GatherTap& th : h.taps)
-                    for (const GatherTap& tw : w.taps) {
-                        const Index column = tw.offset - origin_[2];
-                        const Index row = (c * slices_ + i) * window_rows_ + th.offset - origin_[1];
-                        offsets.push_back((row * w.step + column % w.step) * row_length_ + column / w.step);
-                    }
+        elements = slices * h.step * w.step * window_rows_ * row_stride + lanes;
+    }
+
+    // Where the first result of a block finds what it reads, for every (source, tap) of a plan.
+    std::vector<Index> offsets(const GatherPlan& plan) const {
+        const auto& [d, h, w] = plan.axes;
+        const Index part = window_rows_ * row_stride;
+        std::vector<Index> all;
+        all.reserve(static_cast<std::size_t>(sources_ * plan.taps()));
+        for (Index c = 0; c < sources_; ++c)
+            plan.for_each_tap([&](const GatherTap& td, const GatherTap& th, const GatherTap& tw) {
+                const Index slice =
+                    std::lower_bound(slices_.begin(), slices_.end(), td.offset) - slices_.begin();
+                const Index row = th.offset - origin_[1], column = tw.offset - origin_[2];
+                all.push_back(
+                    (((c * static_cast<Index>(slices_.size()) + slice) * h.step + row % h.step) * w.step +
+                     column % w.step) *
+                        part +
+                    row / h.step * row_stride + column / w.step);
+            });
+        return all;
     }
 
     // The number of blocks, and the first result and size of one.
     Index blocks() const {
-        const auto& [d, h, w] = plan_.axes;
-        return d.outputs * ceil_div(h.outputs, rows) * ceil_div(w.outputs, columns);
+        return outputs_[0] * ceil_div(outputs_[1], rows) * ceil_div(outputs_[2], columns);
     }
 
     struct Block {
@@ -55,11 +83,10 @@ public:
     };
 
     Block block(Index i) const {
-        const auto& [d, h, w] = plan_.axes;
-        const Index across = ceil_div(w.outputs, columns), down = ceil_div(h.outputs, rows);
+        const Index across = ceil_div(outputs_[2], columns), down = ceil_div(outputs_[1], rows);
         const Index first_row = i / across % down * rows, first_column = i % across * columns;
-        return {i / across / down, first_row, first_column, std::min(rows, h.outputs - first_row),
-                std::min(columns, w.outputs - first_column)};
+        return {i / across / down, first_row, first_column, std::min(rows, outputs_[1] - first_row),
+                std::min(columns, outputs_[2] - first_column)};
     }
 
     // Copies what `block` reads of the sources that start at `source`, one plane after the other.
@@ -68,64 +95,66 @@ public:
         const auto& [d, h, w] = plan_.axes;
         const Index plane = d.source_size * h.source_size * w.source_size;
         for (Index c = 0; c < sources_; ++c)
-            for (Index i = 0; i < slices_; ++i)
-                copy_slice(source + c * plane, block,
-                           block.d * d.step + d.taps[static_cast<std::size_t>(i)].offset,
-                           window + (c * slices_ + i) * window_rows_ * w.step * row_length_);
+            for (const Index slice : slices_) {
+                copy_slice(source + c * plane, block, block.d * d.step + slice, window);
+                window += h.step * w.step * window_rows_ * row_stride;
+            }
     }
 
-    Index rows, columns;        // results of a whole block
-    Index elements;             // of the window
-    Index row_stride;           // between rows of results
-    std::vector<Index> offsets; // of every (source, tap)
+    Index rows, columns; // results of a whole block
+    Index elements;      // of the window
+    Index row_stride;    // between rows of results
 
 private:
-    static constexpr Index kRowsAhead = 8; // that copies fetch
-
-    static Index smallest_offset(const GatherAxis& a) {
-        Index smallest = a.taps.front().offset;
-        for (const GatherTap& tap : a.taps)
-            smallest = std::min(smallest, tap.offset);
-        return smallest;
-    }
-
-    static Index extent(const GatherAxis& a) {
-        Index largest = a.taps.front().offset;
-        for (const GatherTap& tap : a.taps)
-            largest = std::max(largest, tap.offset);
-        return largest - smallest_offset(a) + 1;
+    // The offsets of all taps of an axis.
+    static Range reach(const std::vector<GatherPlan>& plans, std::size_t axis) {
+        const Index some = plans.front().axes[axis].taps.front().offset;
+        Range offsets{some, some + 1};
+        for (const GatherPlan& plan : plans)
+            for (const GatherTap& tap : plan.axes[axis].taps)
+                offsets = {std::min(offsets.begin, tap.offset), std::max(offsets.end, tap.offset + 1)};
+        return offsets;
     }
 
     template <class T>
     void copy_slice(const T* plane, const Block& block, Index sd, T* slice) const {
         const auto& [d, h, w] = plan_.axes;
         const Tiles<T>& tile = tiles<T>();
-        const Index needed = (block.rows - 1) * h.step + window_rows_ - (rows - 1) * h.step;
-        const Index row_elements = w.step * row_length_, top = block.h * h.step + origin_[1];
-        const Range inside =
-            sd >= 0 && sd < d.source_size ? valid_range(needed, 1, top, h.source_size) : Range{0, 0};
-        std::fill_n(slice, inside.begin * row_elements, T{});
-        std::fill_n(slice + inside.end * row_elements, (needed - inside.end) * row_elements, T{});
-        if (inside.size() == 0)
-            return;
-        const T* from = plane + (sd * h.source_size + top + inside.begin) * w.source_size;
-        slice += inside.begin * row_elements;
-        for (Index part = 0; part < w.step; ++part, slice += row_length_)
-            for (Index column = 0; column < row_length_; column += lanes_) {
-                const Index count = std::min(lanes_, row_length_ - column);
+        const Index needed = block.rows + window_rows_ - rows,
+                    plane_elements = volume({d.source_size, h.source_size, w.source_size});
+        for (Index i = 0; i < h.step * w.step; ++i, slice += window_rows_ * row_stride) {
+            const Index top = block.h * h.step + origin_[1] + i / w.step, part = i % w.step;
+            const Range inside =
+                sd >= 0 && sd < d.source_size ? valid_range(needed, h.step, top, h.source_size) : Range{0, 0};
+            std::fill_n(slice, inside.begin * row_stride, T{});
+            std::fill_n(slice + inside.end * row_stride, (needed - inside.end) * row_stride, T{});
+            if (inside.size() == 0)
+                continue;
+            const T* from = plane + (sd * h.source_size + top + inside.begin * h.step) * w.source_size;
+            T* to = slice + inside.begin * row_stride;
+            const bool one_row = inside.size() == 1; // whose vectors follow one another
+            for (Index column = 0, vectors = 1; column < row_stride; column += vectors * lanes_) {
+                const Index count = std::min(lanes_, row_stride - column);
                 const Index start = (block.w + column) * w.step + origin_[2] + part;
                 const Range valid = valid_range(count, w.step, start, w.source_size);
                 const T* first = valid.size() > 0 ? from + start + valid.begin * w.step : from;
-                tile.pack_run(first, w.source_size, w.step, slice + column, row_elements, inside.size(),
+                vectors = one_row && valid.size() == lanes_
+                              ? valid_range(row_stride - column, w.step, start, w.source_size).size() / lanes_
+                              : 1;
+                // What is fetched is the same piece of the next source.
+                tile.pack_run(first, one_row ? lanes_ * w.step : h.step * w.source_size, w.step, to + column,
+                              one_row ? lanes_ : row_stride, one_row ? vectors : inside.size(),
                               static_cast<int>(valid.begin), static_cast<int>(valid.end),
-                              static_cast<int>(count), kRowsAhead * w.source_size);
+                              static_cast<int>(count), plane_elements);
             }
+        }
     }
 
     const GatherPlan& plan_;
     const Index sources_, lanes_;
-    const Size3 origin_;
-    Index slices_, window_rows_, row_length_;
+    Size3 origin_, outputs_{};
+    std::vector<Index> slices_; // offsets
+    Index window_rows_;
 };
 
 } // namespace fastconv

@@ -24,14 +24,15 @@ template <class T>
 bool window_grad_weight_applies(const GatherProblem<T>& p) {
     const GatherPlan& plan = p.plans.front();
     const Index totals = p.sources * p.results * plan.taps() * static_cast<Index>(sizeof(Total<T>));
-    return WindowLayout::suits(plan) && totals <= kMostTotalBytes;
+    return WindowLayout::suits(p.plans) && totals <= kMostTotalBytes;
 }
 
 template <class T>
 void window_grad_weight(const GatherProblem<T>& p, T* grad_weight, int threads) {
     const GatherPlan& plan = p.plans.front();
     const Tiles<T>& tile = tiles<T>();
-    const WindowLayout layout(plan, p.sources, tile.lanes, sizeof(T), kWindowBytes);
+    const WindowLayout layout(p.plans, p.sources, tile.lanes, sizeof(T), kWindowBytes);
+    const std::vector<Index> offsets = layout.offsets(plan);
     const Index places = p.sources * plan.taps(), weights = p.results * places;
     const Index source_plane = volume(p.source_size), result_plane = volume(p.result_size);
     const Index work = p.batch * p.groups * plan.outputs() * weights;
@@ -66,7 +67,7 @@ void window_grad_weight(const GatherProblem<T>& p, T* grad_weight, int threads) 
                 call.result_stride = result_plane;
                 call.src = window + row * layout.row_stride;
                 call.src_stride = layout.row_stride;
-                call.offsets = layout.offsets.data();
+                call.offsets = offsets.data();
                 call.places = places;
                 call.results = static_cast<int>(p.results);
                 call.rows = std::min(rows, b.rows - row);

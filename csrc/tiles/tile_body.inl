@@ -324,6 +324,22 @@ void pack_run(const T* src, Index src_stride, Index step, T* dst, Index dst_stri
                 end > L ? load_lanes<T>(src + L, 2 * first > L ? 2 * first - L : 0, end - L) : Vector<T>{};
             store_lanes<T>(dst, count, even_lanes<T>(low, high));
         }
+    } else if (step == 4) {
+        src -= 4 * first;
+        for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride) {
+            Vector<T> parts[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                __builtin_prefetch(src + ahead + i * L);
+                const int begin = 4 * first - i * L, end = 4 * last - 3 - i * L;
+                parts[i] = end > 0 && begin < L
+                               ? load_lanes<T>(src + i * L, begin > 0 ? begin : 0, end < L ? end : L)
+                               : Vector<T>{};
+            }
+            store_lanes<T>(
+                dst, count,
+                even_lanes<T>(even_lanes<T>(parts[0], parts[1]), even_lanes<T>(parts[2], parts[3])));
+        }
     } else {
         for (Index c = 0; c < channels; ++c, src += src_stride, dst += dst_stride)
             for (int j = 0; j < count; ++j)
@@ -493,7 +509,7 @@ template <class T, int R, int C>
 INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src_step, T* dst, Index dst_step,
                             int lanes) {
     Vector<T> sums[R][C];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c)
@@ -505,7 +521,7 @@ INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c)
             values[c] = load(row + c * src_step);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < R; ++i) {
             const Vector<T> weight = broadcast(weights[i]);
 #pragma GCC unroll 4
@@ -513,7 +529,7 @@ INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src
                 sums[i][c] += weight * values[c];
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) {
@@ -533,9 +549,14 @@ INLINE void weighted_places(const WeightedRows<T>& call, const T* src, Index src
         }
 }
 
+// As many places as registers hold sums and elements of, beside a weight.
+template <int R>
+constexpr int kPlaces =
+    ((ROWS + 1) * VECTORS < 16 ? 15 : 31) / (R + 1) < 4 ? ((ROWS + 1) * VECTORS < 16 ? 15 : 31) / (R + 1) : 4;
+
 template <class T, int R>
 INLINE void weighted_results(const WeightedRows<T>& call) {
-    constexpr int L = kLanes<T>, C = R == 1 || VECTORS > 2 ? 4 : 2;
+    constexpr int L = kLanes<T>, C = kPlaces<R>;
     const Index wide = call.columns / (C * L) * (C * L);
     for (Index r = 0; r < call.rows && wide > 0; ++r)
         for (Index j = 0; j < wide; j += C * L)
@@ -553,17 +574,42 @@ INLINE void weighted_results(const WeightedRows<T>& call) {
     }
 }
 
+// Picks the code for call.results, of at most R results.
+template <class T, int R>
+INLINE void weighted_up_to(const WeightedRows<T>& call) {
+    if constexpr (R == 1)
+        weighted_results<T, 1>(call);
+    else if (call.results == R)
+        weighted_results<T, R>(call);
+    else
+        weighted_up_to<T, R - 1>(call);
+}
+
 template <class T>
 void weighted_rows(const WeightedRows<T>& call) {
-    switch (call.results) {
-    case 1:
-        return weighted_results<T, 1>(call);
-    case 2:
-        return weighted_results<T, 2>(call);
-    case 3:
-        return weighted_results<T, 3>(call);
-    default:
-        return weighted_results<T, 4>(call);
+    weighted_up_to<T, ROWS>(call);
+}
+
+template <class T>
+void interleave(const T* even, const T* odd, Index src_stride, T* dst, Index dst_stride, Index rows,
+                Index count) {
+    constexpr int L = kLanes<T>;
+    for (Index j = 0; j < count; j += 2 * L) {
+        const int lanes = count - j < 2 * L ? static_cast<int>(count - j) : 2 * L;
+        const T *a = even + j / 2, *b = odd + j / 2;
+        T* to = dst + j;
+        for (Index r = 0; r < rows; ++r, a += src_stride, b += src_stride, to += dst_stride) {
+            const Vector<T> low = interleave_low<T>(load(a), load(b));
+            const Vector<T> high = interleave_high<T>(load(a), load(b));
+            if (lanes == 2 * L) {
+                store(to, low);
+                store(to + L, high);
+            } else {
+                store_lanes<T>(to, lanes < L ? lanes : L, low);
+                if (lanes > L)
+                    store_lanes<T>(to + L, lanes - L, high);
+            }
+        }
     }
 }
 
@@ -740,6 +786,7 @@ constexpr Tiles<T> table() {
             transpose<T>,
             outer<T>,
             weighted_rows<T>,
+            interleave<T>,
             row_products<T>,
             stream<T>,
             multiply_adds<T>};

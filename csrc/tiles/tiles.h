@@ -82,7 +82,7 @@ struct WeightedRows {
     const Index* offsets;
     const T* weights;
     Index products;
-    int results; // 1 .. 4
+    int results; // 1 .. Tiles::rows
     T* dst;
     Index dst_stride, result_stride;
     Index rows, columns;
@@ -138,6 +138,11 @@ struct Tiles {
     void (*outer)(const OuterProducts<T>& call);
 
     void (*weighted_rows)(const WeightedRows<T>& call);
+
+    // For each of `rows`: dst[2*j] = even[j], dst[2*j + 1] = odd[j], `count` elements of dst. Then dst +=
+    // dst_stride, even and odd += src_stride; they may be read up to one vector beyond their last element.
+    void (*interleave)(const T* even, const T* odd, Index src_stride, T* dst, Index dst_stride, Index rows,
+                       Index count);
 
     void (*row_products)(const RowProducts<T>& call);
 

@@ -168,3 +168,30 @@ def test_weight_gradient_by_windows(channels, outputs, groups, size, kernel, str
         with fastconv.config_context(algorithm="window", threads=threads):
             given = fastconv.grad.conv2d_weight(x, weight_size, grad_y, **options, backend="cpp")
         np.testing.assert_array_equal(given, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "dilation", "channels"),
+    [
+        ((7, 7), (3, 3), 1, 1, 8),  # rows that are summed as one
+        ((9, 28), (3, 3), (2, 1), 1, 7),
+        ((13, 35), (3, 4), 2, 1, 8),  # two phases that take turns
+        ((6, 33), (1, 1), 2, 1, 3),  # one of two phases
+        ((20, 41), (7, 5), (3, 4), 1, 5),
+        ((11, 18), (2, 2), 3, 5, 9),
+        ((1, 1100), (1, 5), (1, 2), 1, 2),  # one row, two blocks
+    ],
+)
+def test_windows_of_small_groups(isa, dtype, size, kernel, stride, dilation, channels):
+    rng = np.random.default_rng(1)
+    x = rng.integers(-3, 4, (2, 2 * channels, *size)).astype(dtype)
+    w = rng.integers(-3, 4, (2 * channels, channels, *kernel)).astype(dtype)
+    options = {"stride": stride, "dilation": dilation, "padding": 1, "groups": 2}
+    results = []
+    for backend, algorithm in [("reference", "auto"), ("cpp", "window")]:
+        with fastconv.config_context(algorithm=algorithm):
+            y = fastconv.conv2d(x, w, backend=backend, **options)
+            results.append((y, fastconv.conv_transpose2d(y % 5, w, backend=backend, **options)))
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, expected)

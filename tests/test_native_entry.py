@@ -318,7 +318,7 @@ def explained(enter: Enter) -> list[str]:
     }
     calls = [
         ("kernel: pooling", {**good, "kernel": "max_pool"}),
-        ("dtype", {**good, "dtype": np.dtype("f2")}),
+        ("dtype", {**good, "dtype": np.dtype("i2")}),
     ]
     calls += [
         (f"{kernel} with {what}", {**good, "kernel": kernel, "geometry": bad})

@@ -16,8 +16,8 @@ if "cpp" not in TESTED:
     pytest.skip("only the compiled backend has several algorithms", allow_module_level=True)
 
 RNG = np.random.default_rng(0)
-X, WEIGHT = RNG.standard_normal((2, 16, 20, 20), np.float32), RNG.standard_normal((24, 16, 3, 3), np.float32)
-GRAD = RNG.standard_normal((2, 24, 20, 20), np.float32)
+X, WEIGHT = RNG.standard_normal((2, 72, 20, 20), np.float32), RNG.standard_normal((80, 72, 3, 3), np.float32)
+GRAD = RNG.standard_normal((2, 80, 20, 20), np.float32)
 WINDOW = {"padding": 1, "backend": "cpp"}
 CALLS = {
     "conv2d": lambda: fastconv.conv2d(X, WEIGHT, **WINDOW),
@@ -133,7 +133,7 @@ def test_whole_numbers_stay_exact():
 
 def test_out_is_written(monkeypatch):
     favour(monkeypatch, "winograd")
-    out = np.full((2, 24, 20, 20), np.nan, np.float32)
+    out = np.full((2, 80, 20, 20), np.nan, np.float32)
     assert (
         by("tune", lambda: fastconv.conv2d(X, WEIGHT, **WINDOW, out=out)) == by("winograd") == out.tobytes()
     )

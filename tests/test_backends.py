@@ -50,7 +50,7 @@ class Spies:
         for name in ("spy-a", "spy-b", "spy-c", "spy-d"):
             module = ModuleType(f"fastconv_{name}")
             module.ALGORITHMS = ("auto",)
-            module.SILENT = False
+            module.SILENT = module.TAKES_NARROW = False
             for kernel in KERNELS:
                 setattr(module, kernel, self.recorder(name, getattr(reference, kernel)))
             module.describe = reference.describe

@@ -11,11 +11,6 @@ double real(Index value) {
     return static_cast<double>(value);
 }
 
-int threads_for(double multiply_adds, int threads) {
-    constexpr double kPlenty = 1e18;
-    return worthwhile_threads(static_cast<Index>(std::min(multiply_adds, kPlenty)), threads);
-}
-
 template <class T>
 double bytes(double elements) {
     return elements * static_cast<double>(sizeof(T));
@@ -76,9 +71,6 @@ double outer_products_efficiency(Index inputs, Index outputs) {
     return used * real(inputs * vectors) / real(taken);
 }
 
-// What a weight gradient's multiply-add takes beside one of a gather.
-constexpr double kGradWeightProduct = 1.25;
-
 // Of transformed patches, weights and sums.
 template <class T>
 struct WinogradSizes {
@@ -114,10 +106,9 @@ Estimate phases_estimate(const GatherProblem<T>& p, int threads,
 
 template <class T>
 Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
-    constexpr double kPackedPixel = 12, kStored = 25; // multiply-adds
-    const double packed_weight = p.kept == nullptr ? 60 : 0;
-    // Where there are fewer: they take as long to pack as so many, parts of vectors as whole ones, and
-    // storing results shows.
+    constexpr double kPackedPixel = 12, kStored = 12, kStoredOfFew = 25, kStart = 3e5; // multiply-adds
+    const double packed_weight = p.kept == nullptr ? 45 : 0;
+    // Where there are fewer, they take as long to pack as so many, and parts of vectors as whole ones.
     constexpr Index kFewChannels = 10;
     constexpr Index kMostPanels = 4;
     const Tiles<T>& tile = tiles<T>();
@@ -126,15 +117,19 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
     Index most_panels = kMostPanels;
     for (const GatherPlan& plan : p.plans) {
         const double rows = real(p.sources) * real(plan.taps());
-        const double columns = real(round_up(p.batch * plan.outputs(), tile.columns));
-        double packed = rows;
+        // A last panel of one vector is multiplied as one.
+        const Index pixels = p.batch * plan.outputs();
+        const bool one_vector = pixels % tile.columns > 0 && pixels % tile.columns <= tile.lanes;
+        const double columns = real(round_up(pixels, one_vector ? tile.lanes : tile.columns));
+        double packed = rows, stored = kStored;
         if (std::min(p.sources, p.results) < kFewChannels) {
             const Index wide = plan.axes[2].outputs;
             const double whole = real(round_up(wide, tile.lanes)) / real(wide);
             packed = std::max(rows, real(kFewChannels) * whole * real(plan.taps()));
-            time += kStored * results * columns;
+            stored = kStoredOfFew;
         }
-        time += rows * results * (columns + packed_weight) + kPackedPixel * packed * columns;
+        time +=
+            rows * results * (columns + packed_weight) + (kPackedPixel * packed + stored * results) * columns;
         weights += rows;
         const Index depth = std::max(kDepthOfChunk, plan.taps());
         panels = std::max(panels, std::min(rows, real(depth)));
@@ -150,15 +145,16 @@ Estimate gemm_estimate(const GatherProblem<T>& p, int threads) {
                        real(std::max(kElementsTurned, volume(p.kernel))) * tile_rows;
     const double products = all_products(p);
     const int workers = threads_for(products, threads);
-    return {real(p.groups) * time, products, bytes<T>(packed_weights + real(workers) * own), workers};
+    return {real(p.groups) * (time + kStart), products, bytes<T>(packed_weights + real(workers) * own),
+            workers};
 }
 
 template <class T>
 Estimate window_estimate(const GatherProblem<T>& p, int threads) {
     // Multiply-adds: of a product, an element copied and one stored, a source's slice, a tile's call, a
     // weight.
-    constexpr double kProduct = 0.9, kCopied = 16, kStored = 10, kScattered = 48, kSlice = 1200, kCall = 2000,
-                     kWeight = 50;
+    constexpr double kProduct = 0.95, kCopied = 16, kStored = 10, kScattered = 48, kSlice = 1200,
+                     kCall = 2000, kWeight = 50;
     constexpr double kMostBytes = 512 << 10; // of a window of many sources, and of sums that are kept
     const double blocks = real(ceil_div(p.results, tiles<T>().rows));
     double plane = 0, copied = 0, slices = 0, own = 0;
@@ -200,7 +196,7 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     if (is_dilated(p))
         return phases_estimate(p, threads, winograd_estimate<T>);
     // Multiply-adds. Kept weights are read, at least: from a cache or from beyond.
-    constexpr double kTransformedElement = 22, kReadElement = 4, kFarElement = 18;
+    constexpr double kReadElement = 4, kFarElement = 18;
     constexpr double kCacheBytes = 16 << 20;
     constexpr Index kPacked = 9;
     const WinogradSizes<T> sizes(p);
@@ -208,7 +204,7 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
     const double far_element = bytes<T>(filters) > kCacheBytes ? kFarElement : kReadElement;
     const double time = winograd_work(p) + (p.kept == nullptr ? kTransformedElement : far_element) * filters;
     const double products = sizes.products(p);
-    const int workers = threads_for(products, threads);
+    const int workers = winograd_threads(p, threads);
     const double depth = real(sizes.windows) * real(p.sources), width = real(sizes.width);
     const double weights = depth * real(sizes.blocks) * width;
     // Whole runs of tiles may be one run more than wanted.
@@ -233,18 +229,20 @@ Estimate winograd_estimate(const GatherProblem<T>& p, int threads) {
 
 template <class T>
 Estimate outer_products_estimate(const GatherProblem<T>& forward, double workspace, int threads) {
-    constexpr double kTurned = 20; // multiply-adds
+    constexpr double kProduct = 1.15, kTurned = 20, kWeight = 50; // multiply-adds
     const double products = all_products(forward);
     const double efficiency = outer_products_efficiency<T>(forward.sources, forward.results);
     const double turned = real(forward.batch) * real(forward.groups) * real(forward.results) *
                           real(forward.plans.front().outputs());
-    return {kGradWeightProduct * products / efficiency + kTurned * turned, products, workspace,
+    const double weights = real(forward.groups) * real(forward.sources) * real(forward.results) *
+                           real(forward.plans.front().taps());
+    return {kProduct * products / efficiency + kTurned * turned + kWeight * weights, products, workspace,
             threads_for(products, threads)};
 }
 
 template <class T>
 Estimate window_grad_weight_estimate(const GatherProblem<T>& forward, int threads) {
-    constexpr double kCopied = 35, kAddedLanes = 8,
+    constexpr double kProduct = 1.3, kCopied = 20, kAddedLanes = 8,
                      kLine = 0.1; // multiply-adds; steps of a tile of row products; of its time
     constexpr double kMostBytes = 128 << 10;
     constexpr Index kTasksWanted = 16, kPlacesTogether = 3, kMostSteps = 96;
@@ -260,7 +258,7 @@ Estimate window_grad_weight_estimate(const GatherProblem<T>& forward, int thread
     const double lanes = real(row_steps * tiles<T>().lanes) / real(w.outputs);
     // Neighbouring taps read different lines of a window that is split by the step.
     const double lines = 1 + kLine * real(w.step - 1);
-    const double time = kGradWeightProduct * products * tile * lanes * lines * (1 + kAddedLanes / steps);
+    const double time = kProduct * products * tile * lanes * lines * (1 + kAddedLanes / steps);
     const int workers = threads_for(static_cast<double>(kMemoryBound) * products, threads);
     const double weights = real(forward.results) * real(places);
     const double parts = real(forward.groups) * real(ceil_div(kTasksWanted, forward.groups));
@@ -275,13 +273,13 @@ template <class T>
 Estimate winograd_grad_weight_estimate(const GatherProblem<T>& forward, int threads) {
     if (is_dilated(forward))
         return phases_estimate(forward, threads, winograd_grad_weight_estimate<T>);
-    constexpr double kTransformedElement = 11, kStart = 1.5e6; // multiply-adds
+    constexpr double kTransforms = 1.6, kTransformed = 20, kStart = 2e6; // times a result's; multiply-adds
     constexpr Index kPacked = 9;
     const WinogradSizes<T> sizes(forward);
     const double products = sizes.products(forward);
-    const int workers = threads_for(products, threads);
+    const int workers = winograd_threads(forward, threads);
     const double time =
-        winograd_work(forward) + kTransformedElement * winograd_filter_elements(forward) + kStart;
+        winograd_work(forward, kTransforms) + kTransformed * winograd_filter_elements(forward) + kStart;
     const Index tiles = std::min(sizes.tiles, kTilesPerBlock);
     const double transformed =
         real(odd_lines<T>(tiles * sizes.tile)) + real(odd_lines<T>(sizes.blocks * tiles * sizes.width));

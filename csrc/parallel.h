@@ -40,6 +40,12 @@ inline int worthwhile_threads(Index multiply_adds, int threads) {
     return static_cast<int>(std::min<Index>(threads, 1 + multiply_adds / kPerThread));
 }
 
+// The same of a number that may be too large for an integer.
+inline int threads_for(double multiply_adds, int threads) {
+    constexpr double kPlenty = 1e18;
+    return worthwhile_threads(static_cast<Index>(std::min(multiply_adds, kPlenty)), threads);
+}
+
 // Work that is bound by memory, in multiply-adds that take as long.
 constexpr Index kMemoryBound = 8;
 

@@ -31,9 +31,7 @@ public:
           grid_(p_.batch, plan_), vectors_(outer_vectors<T>(p_.results)), width_(vectors_ * tile_.lanes),
           blocks_(ceil_div(p_.results, width_)), windows_(small_windows(plan_)),
           channels_(round_up(p_.sources, tile_.lanes)), tile_stride_(odd_lines<T>(windows_ * channels_)),
-          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts *
-                                          windows_ * p_.sources * p_.results,
-                                      threads)) {}
+          threads_(winograd_threads(p_, threads)) {}
 
     bool run() {
         const Index tiles = grid_.tiles({0, grid_.runs});

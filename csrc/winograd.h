@@ -133,11 +133,16 @@ inline SmallWindow small_window(const GatherPlan& plan, const Size3& kernel, Ind
     return small;
 }
 
+constexpr double kTransformedElement = 16; // multiply-adds that take as long as transforming a weight
+
 // Multiply-adds of a group's products, and what takes as long as transforming its patches and results. Tiles
-// that overhang and lanes that no channel fills are computed as well.
+// that overhang and lanes that no channel fills are computed as well. Wide vectors speed products up by more
+// than transforms, which move memory; those of a weight gradient take `transforms` times as long.
 template <class T>
-double winograd_work(const GatherProblem<T>& p) {
-    constexpr double kTransformedTile = 1200; // of one channel; measured, as the others
+double winograd_work(const GatherProblem<T>& p, double transforms = 1) {
+    // Of one channel; measured, as the others.
+    const double transformed_tile =
+        transforms * (300 + 8 * tiles<T>().lanes * static_cast<double>(sizeof(T)));
     const GatherPlan& plan = p.plans.front();
     const TileGrid grid(p.batch, plan);
     const Index lanes = tiles<T>().lanes, width = outer_vectors<T>(p.results) * lanes;
@@ -146,13 +151,20 @@ double winograd_work(const GatherProblem<T>& p) {
     const double results = static_cast<double>(round_up(p.results, width));
     const double patches = windows * static_cast<double>(round_up(p.sources, lanes));
     return tiles * (kWinogradProducts * windows * static_cast<double>(p.sources) * results +
-                    kTransformedTile * (patches + results));
+                    transformed_tile * (patches + results));
 }
 
 // Elements of a group's transformed weights.
 template <class T>
 double winograd_filter_elements(const GatherProblem<T>& p) {
     return static_cast<double>(kWinogradProducts * small_windows(p.plans.front()) * p.sources * p.results);
+}
+
+// Threads for the convolution or for the weight gradient: transforms count, products may be the least.
+template <class T>
+int winograd_threads(const GatherProblem<T>& p, int threads) {
+    const double work = winograd_work(p) + kTransformedElement * winograd_filter_elements(p);
+    return threads_for(static_cast<double>(p.groups) * work, threads);
 }
 
 // The patches that some runs of tiles read of `channels` sources of a group through one small window, to

@@ -30,9 +30,7 @@ public:
                            kFewestRows, kMostRows)),
           panels_per_window_(ceil_div(p_.sources, rows_)), panels_(windows_ * panels_per_window_ * blocks_),
           panel_stride_(odd_lines<T>(rows_ * width_)), parts_(ceil_div(kPanelsWanted, panels_)),
-          threads_(worthwhile_threads(p_.groups * grid_.tiles({0, grid_.runs}) * kWinogradProducts *
-                                          windows_ * p_.sources * p_.results,
-                                      threads)) {}
+          threads_(winograd_threads(p_, threads)) {}
 
     bool run() {
         const bool at_once = grid_.runs <= runs_per_block_ && parts_ == 1;

@@ -58,15 +58,23 @@ std::uint32_t bits(const Range& lanes) {
 
 } // namespace
 
-DepthwiseKind DepthwiseLayer::kind_of(const std::vector<GatherPlan>& plans) {
-    if (axes(plans, 2).size() > 1)
-        return DepthwiseKind::two_windows;
-    return plans.front().axes[2].step == 1 ? DepthwiseKind::step_one : DepthwiseKind::step_two;
+DepthwiseKind DepthwiseLayer::kind_of(const std::vector<GatherPlan>& plans, const Extents& extents) {
+    const std::vector<const GatherAxis*> across = axes(plans, 2);
+    const auto either = [&](DepthwiseKind kind, DepthwiseKind pairs) {
+        const bool short_rows = across.front()->outputs <= extents.results[static_cast<int>(pairs)];
+        return extents.channels && short_rows ? pairs : kind;
+    };
+    if (across.size() > 1)
+        return either(DepthwiseKind::two_windows, DepthwiseKind::two_windows_pairs);
+    if (across.front()->step == 1)
+        return either(DepthwiseKind::step_one, DepthwiseKind::step_one_pairs);
+    return either(DepthwiseKind::step_two, DepthwiseKind::step_two_pairs);
 }
 
 DepthwiseLayer::DepthwiseLayer(const std::vector<GatherPlan>& plans, const Size3& source_size,
                                const Size3& result_size, const Size3& kernel, const Extents& extents)
-    : source_size_(source_size), kernel_(kernel), kind_(kind_of(plans)), lanes_(extents.lanes),
+    : source_size_(source_size), kernel_(kernel), kind_(kind_of(plans, extents)),
+      lanes_(pairs() ? extents.lanes / 2 : extents.lanes),
       tap_columns_(extents.tap_columns[static_cast<int>(kind_)]),
       results_(extents.results[static_cast<int>(kind_)]), slices_(static_cast<std::size_t>(result_size[0])) {
     const std::vector<const GatherAxis*> across = axes(plans, 2);
@@ -164,6 +172,16 @@ DepthwisePiece DepthwiseLayer::piece(const GatherTap& first, Index tap_columns, 
             bits({std::max(inside.begin, results.begin + shift), std::min(inside.end, results.end + shift)});
         piece.whole = piece.whole && piece.used[u] == all;
     }
+    if (pairs()) {
+        // The upper half is read as the lower one; with step two, each channel's vector is read whole.
+        for (std::uint32_t& used : piece.used)
+            used |= used << lanes_;
+        if (w.step == 1)
+            piece.read[1] = piece.read[0] << lanes_;
+        else
+            piece.read[0] = piece.read[1] = piece.read[0] | piece.read[1] << lanes_;
+        piece.whole = false;
+    }
     return piece;
 }
 
@@ -230,6 +248,7 @@ private:
         call.source_channel = source_plane_;
         call.weight_channel = taps_;
         call.result_channel = result_plane_;
+        call.bias_channel = 1;
         call.channels = channels;
         call.columns = columns;
         call.bias = p_.bias == nullptr ? nullptr : p_.bias + channel;

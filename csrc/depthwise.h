@@ -49,10 +49,13 @@ public:
     template <class T>
     explicit DepthwiseLayer(const GatherProblem<T>& p)
         : DepthwiseLayer(p.plans, p.source_size, p.result_size, p.kernel,
-                         {tiles<T>().lanes, depthwise_tiles<T>().tap_columns, depthwise_tiles<T>().results}) {
-    }
+                         {tiles<T>().lanes, p.groups > 1 && p.results == 1 && p.result_size[0] == 1,
+                          depthwise_tiles<T>().tap_columns, depthwise_tiles<T>().results}) {}
 
     DepthwiseKind kind() const { return kind_; }
+
+    // Whether two channels share a vector.
+    bool pairs() const { return kind_ >= DepthwiseKind::step_one_pairs; }
 
     // By slice of the results.
     const std::vector<std::vector<Rows>>& slices() const { return slices_; }
@@ -63,16 +66,17 @@ private:
     static constexpr Index kLongestSum = 256;   // of products, lest rounding adds up
     static constexpr Index kFarthest = 1 << 20; // an offset or a step: addresses do not overflow
 
-    // Of the tiles in use; the latter two by kind.
+    // Of the tiles in use, by kind; and whether a call has several channels.
     struct Extents {
         int lanes;
+        bool channels;
         const int *tap_columns, *results;
     };
 
     DepthwiseLayer(const std::vector<GatherPlan>& plans, const Size3& source_size, const Size3& result_size,
                    const Size3& kernel, const Extents& extents);
 
-    static DepthwiseKind kind_of(const std::vector<GatherPlan>& plans);
+    static DepthwiseKind kind_of(const std::vector<GatherPlan>& plans, const Extents& extents);
 
     // The plans are all combinations of these axes of one dimension.
     static std::vector<const GatherAxis*> axes(const std::vector<GatherPlan>& plans, std::size_t dimension);
@@ -87,7 +91,7 @@ private:
 
     const Size3 source_size_, kernel_;
     const DepthwiseKind kind_;
-    const int lanes_;                 // of a vector
+    const int lanes_;                 // of a row in a vector
     const int tap_columns_, results_; // at most in a block of taps; of a vector, see DepthwiseTiles
     std::vector<std::vector<Rows>> slices_;
     std::vector<std::vector<DepthwisePiece>> pieces_;

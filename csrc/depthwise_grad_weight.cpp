@@ -23,6 +23,8 @@ public:
         // Of larger planes a few rows at a time, so that memory is read in order.
         const bool small = volume(p.result_size) / p.result_size[2] * row_steps_ <= kLongestSum;
         together_ = small ? std::clamp<Index>(p.groups / kTasksWanted, 1, std::max<Index>(1, affordable)) : 1;
+        if (layer_.pairs())
+            together_ = round_up(together_, 2);
         blocks_ = ceil_div(p.groups, together_);
         parts_ = std::min(p.batch, ceil_div(kTasksWanted, blocks_));
     }
@@ -48,10 +50,10 @@ private:
     void sum_part(Index channel, Index part, double* totals) const {
         const Index source_plane = volume(p_.source_size), result_plane = volume(p_.result_size);
         const Index columns = p_.result_size[2], channels = std::min(together_, p_.groups - channel);
-        const Index all_sums = channels * taps_;
-        T* sums = workspace<T>(Slot::results, all_sums * lanes_);
-        std::fill_n(sums, all_sums * lanes_, T{});
-        std::fill_n(totals, all_sums, 0.0);
+        const Index vectors = (layer_.pairs() ? ceil_div(channels, 2) : channels) * taps_;
+        T* sums = workspace<T>(Slot::results, vectors * lanes_);
+        std::fill_n(sums, vectors * lanes_, T{});
+        std::fill_n(totals, channels * taps_, 0.0);
         DepthwiseProducts<T> call{};
         call.kind = layer_.kind();
         call.array = p_.source;
@@ -73,7 +75,7 @@ private:
                     for (Index first = 0; first < phase.count; first += call.rows) {
                         call.rows = std::min(most_rows, phase.count - first);
                         if (summed + call.rows * row_steps_ > kLongestSum) {
-                            tile_.add_lanes(sums, all_sums, totals);
+                            add(sums, channels, totals);
                             summed = 0;
                         }
                         summed += call.rows * row_steps_;
@@ -86,7 +88,14 @@ private:
                 slice += p_.result_size[1] * columns;
             }
         }
-        tile_.add_lanes(sums, all_sums, totals);
+        add(sums, channels, totals);
+    }
+
+    void add(T* sums, Index channels, double* totals) const {
+        if (!layer_.pairs())
+            return tile_.add_lanes(sums, channels * taps_, totals);
+        for (Index c = 0; c < channels; c += 2, sums += taps_ * lanes_, totals += 2 * taps_)
+            tile_.add_halves(sums, taps_, totals, c + 1 < channels ? totals + taps_ : nullptr);
     }
 
     const GatherProblem<T>& p_;

@@ -542,10 +542,11 @@ def test_infinity_stays_infinite(backend):
 
 @float_dtypes
 @pytest.mark.parametrize("stride", [1, 2])
-def test_infinity_meets_no_padding(stride, dtype, backend):
+@pytest.mark.parametrize("size", [(15, 33), (8, 14), (7, 6)], ids=str)
+def test_infinity_meets_no_padding(size, stride, dtype, backend):
     """Of depthwise layers: an infinite weight or gradient times the zeros around the input would be NaN."""
     window = {"stride": stride, "padding": 1, "groups": 3}
-    x, weight = whole_numbers((2, 3, 15, 33), dtype, 1), whole_numbers((3, 1, 3, 3), dtype, 2)
+    x, weight = whole_numbers((2, 3, *size), dtype, 1), whole_numbers((3, 1, 3, 3), dtype, 2)
     grad = np.ones_like(fastconv.conv2d(x, weight, **window))
     x += 5  # no zero
     for side in itertools.product((0, 2), repeat=2):

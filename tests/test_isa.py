@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from guard import SIDES, guarded, guarded_all
 
 import fastconv
 import fastconv.grad
@@ -195,3 +196,42 @@ def test_windows_of_small_groups(isa, dtype, size, kernel, stride, dilation, cha
             results.append((y, fastconv.conv_transpose2d(y % 5, w, backend=backend, **options)))
     for expected, got in zip(*results, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "stride", "dilation"),
+    [
+        (2, (7, 7), (3, 3), 1, 1),
+        (183, (7, 7), (3, 3), 1, 1),  # two blocks of channels, one of them odd
+        (5, (14, 14), (3, 3), 2, 1),
+        (5, (9, 13), (3, 3), 2, 1),
+        (3, (7, 7), (5, 5), 1, 1),
+        (3, (13, 14), (5, 5), 2, 1),
+        (3, (12, 7), (3, 3), (2, 1), 1),
+        (4, (11, 6), (7, 6), 1, (2, 1)),
+        (3, (11, 9), (3, 3), 1, 2),
+        (3, (17, 3), (3, 2), (3, 2), 1),
+        (3, (300, 7), (3, 3), 1, 1),
+    ],
+)
+def test_depthwise_short_rows(isa, dtype, channels, size, kernel, stride, dilation, side):
+    """Several channels may share a vector."""
+    rng = np.random.default_rng(2)
+    x = rng.integers(-3, 4, (2, channels, *size)).astype(dtype)
+    w = rng.integers(-3, 4, (channels, 1, *kernel)).astype(dtype)
+    bias = rng.integers(-3, 4, channels).astype(dtype)
+    padding = tuple(k // 2 for k in kernel)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
+    expected = fastconv.conv2d(x, w, bias, **options, activation="relu", backend="reference")
+    grad = rng.integers(-3, 4, expected.shape).astype(dtype)
+    expected_grads = fastconv.conv2d_backward(grad, x, w, **options, backend="reference")
+    x, w, bias, grad = guarded_all((x, w, bias, grad), side)
+    out = guarded(np.zeros_like(expected), side)
+    with fastconv.config_context(algorithm="depthwise", threads=2):
+        fastconv.conv2d(x, w, bias, **options, activation="relu", out=out.array, backend="cpp")
+        grads = fastconv.conv2d_backward(grad, x, w, **options, backend="cpp")
+    assert out.margin_is_whole()
+    for got, wanted in zip((out.array, *grads), (expected, *expected_grads), strict=True):
+        np.testing.assert_array_equal(got, wanted)

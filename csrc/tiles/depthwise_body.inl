@@ -6,20 +6,30 @@
 // Loads that straddle cache lines are dear, and of rows of AVX-512's vectors nearly all do. There a vector is
 // loaded once for three neighbouring columns of taps, whose products are summed apart; at the end the sums
 // are shifted by a lane or two and added. So the last lanes of a vector hold no result.
+//
+// Rows that fill less than half of such a vector go in pairs, those of one channel in the lower half of the
+// lanes and those of the next in the upper one; what a shift takes from one half to the other is no result.
 
 template <DepthwiseKind KIND>
-constexpr bool kTwoWindows = KIND == DepthwiseKind::two_windows;
+constexpr bool kTwoWindows = KIND == DepthwiseKind::two_windows || KIND == DepthwiseKind::two_windows_pairs;
 template <DepthwiseKind KIND>
-constexpr int kStep = KIND == DepthwiseKind::step_two ? 2 : 1;
+constexpr int kStep = KIND == DepthwiseKind::step_two || KIND == DepthwiseKind::step_two_pairs ? 2 : 1;
+template <DepthwiseKind KIND>
+constexpr bool kPairs = KIND >= DepthwiseKind::step_one_pairs;
+template <DepthwiseKind KIND>
+constexpr int kSourceVectors = kPairs<KIND> ? 2 : kStep<KIND>; // that are loaded of a source row
+template <class T>
+constexpr bool kHasPairs = kMasksAreFree && kLanes<T> == 16; // half of a shorter vector is hardly a row
 template <class T, DepthwiseKind KIND>
-constexpr int kTapColumns = kLanes<T> < 16      ? kStep<KIND>
-                            : kTwoWindows<KIND> ? 2
-                                                : kDepthwiseTapColumns;
+constexpr int kTapColumns =
+    kLanes<T> < 16                                               ? kStep<KIND>
+    : kTwoWindows<KIND> || KIND == DepthwiseKind::step_one_pairs ? 2
+                                                                 : kDepthwiseTapColumns;
 template <class T, DepthwiseKind KIND>
 constexpr int kShifts = (kTapColumns<T, KIND> + kStep<KIND> - 1) / kStep<KIND>; // of u / kStep for column u
 template <class T, DepthwiseKind KIND>
-constexpr int kResults = kLanes<T> - kShifts<T, KIND> + 1; // of a vector
-constexpr int kHalfTile = 4;                               // rows, where a whole one has too many
+constexpr int kResults = kLanes<T> / (kPairs<KIND> ? 2 : 1) - kShifts<T, KIND> + 1; // of a vector or a half
+constexpr int kHalfTile = 4; // rows, where a whole one has too many
 
 // What S neighbouring columns of taps read: lanes[u] holds columns u, u + S, ... of a piece of a source row.
 template <class T, int S>
@@ -30,6 +40,21 @@ struct Columns {
 template <class T>
 INLINE Columns<T, 2> split(Vector<T> low, Vector<T> high) {
     return {{even_lanes<T>(low, high), odd_lanes<T>(low, high)}};
+}
+
+// Of two vectors of which each is 0 where the other is not.
+template <class T>
+INLINE Vector<T> joined(Vector<T> a, Vector<T> b) {
+    return (Vector<T>)((Vector<Position<T>>)a | (Vector<Position<T>>)b);
+}
+
+// *p in all lanes; of pairs, p[channel] in the upper half.
+template <class T, DepthwiseKind KIND>
+INLINE Vector<T> broadcast_to(const T* p, Index channel) {
+    if constexpr (kPairs<KIND>)
+        return halves<T>(broadcast(p[0]), broadcast(p[channel]));
+    else
+        return broadcast(*p);
 }
 
 // Where all lanes are inside.
@@ -48,13 +73,16 @@ struct AllLanes {
 // where that is quicker, and inside the array.
 template <class T, DepthwiseKind KIND>
 struct SomeLanes {
-    LaneMask<T> read[kStep<KIND>], used[kTapColumns<T, KIND>];
+    LaneMask<T> read[kSourceVectors<KIND>], used[kTapColumns<T, KIND>];
     const T *array, *array_end;
+    Index second; // from the first of these vectors to the other
 
-    INLINE SomeLanes(const DepthwisePiece& piece, const T* begin, const T* end)
-        : array(begin), array_end(end) {
+    INLINE SomeLanes(const DepthwisePiece& piece, const T* begin, const T* end, Index channel)
+        : array(begin), array_end(end), second(!kPairs<KIND>      ? kLanes<T>
+                                               : kStep<KIND> == 1 ? channel - kLanes<T> / 2
+                                                                  : channel) {
 #pragma GCC unroll 2
-        for (int i = 0; i < kStep<KIND>; ++i)
+        for (int i = 0; i < kSourceVectors<KIND>; ++i)
             read[i] = mask_of_bits<T>(piece.read[i]);
 #pragma GCC unroll 3
         for (int u = 0; u < kTapColumns<T, KIND>; ++u)
@@ -64,10 +92,12 @@ struct SomeLanes {
         if constexpr (!kMasksLoad)
             if (p >= array && array_end - p >= kStep<KIND> * kLanes<T>)
                 return AllLanes<T, KIND>{}.load_from(p);
-        if constexpr (kStep<KIND> == 1)
+        if constexpr (kSourceVectors<KIND> == 1)
             return {{load_lanes<T>(p, read[0])}};
+        else if constexpr (kStep<KIND> == 1)
+            return {{joined<T>(load_lanes<T>(p, read[0]), load_lanes<T>(p + second, read[1]))}};
         else
-            return split<T>(load_lanes<T>(p, read[0]), load_lanes<T>(p + kLanes<T>, read[1]));
+            return split<T>(load_lanes<T>(p, read[0]), load_lanes<T>(p + second, read[1]));
     }
     INLINE Vector<T> add(int u, Vector<T> sum, Vector<T> a, Vector<T> b) const {
         return add_product<T>(sum, a, b, used[u]);
@@ -99,10 +129,10 @@ INLINE void with_rows(const DepthwisePiece& piece, const Lanes& lanes, const Wor
 template <class T, DepthwiseKind KIND, class Call, class Work>
 INLINE void with_piece(const Call& call, const DepthwisePiece& piece, const Work& work) {
     constexpr int C = kTapColumns<T, KIND>;
-    if (!kMasksAreFree && piece.whole)
-        with_rows<C>(piece, AllLanes<T, KIND>{}, work);
-    else
-        with_rows<C>(piece, SomeLanes<T, KIND>(piece, call.array, call.array_end), work);
+    if constexpr (!kMasksAreFree)
+        if (piece.whole)
+            return with_rows<C>(piece, AllLanes<T, KIND>{}, work);
+    with_rows<C>(piece, SomeLanes<T, KIND>(piece, call.array, call.array_end, call.source_channel), work);
 }
 
 // One comparison, mostly true.
@@ -137,7 +167,7 @@ template <class T, DepthwiseKind KIND, int R>
 struct AddProducts {
     const DepthwiseWindows& w;
     const T *from, *weight;
-    Index row;
+    Index weight_channel, row;
     Vector<T> (&sums)[kShifts<T, KIND>][R];
 
     template <int K, int C, class Lanes>
@@ -148,7 +178,8 @@ struct AddProducts {
         for (int k = 0; k < K; ++k)
 #pragma GCC unroll 3
             for (int u = 0; u < C; ++u)
-                weights[k][u] = broadcast(weight[k * w.weight_row + u * w.weight_column]);
+                weights[k][u] =
+                    broadcast_to<T, KIND>(weight + k * w.weight_row + u * w.weight_column, weight_channel);
         const Index rows = w.rows, unit = w.unit, pitch = unit * w.columns;
         const T* p = from + row * w.columns;
         Index at = row;
@@ -183,7 +214,8 @@ INLINE void sum_windows(const DepthwiseSums<T>& call, const DepthwiseWindows& w,
     for (const DepthwisePiece* end = w.pieces + w.ends[vector]; piece != end; ++piece)
         with_piece<T, KIND>(call, *piece,
                             AddProducts<T, KIND, R>{w, source + piece->from, weight + piece->weight,
-                                                    w.top + piece->row + r * w.row_step, sums});
+                                                    call.weight_channel, w.top + piece->row + r * w.row_step,
+                                                    sums});
 #pragma GCC unroll 8
     for (int o = 0; o < R; ++o) {
         results[o] = sums[0][o];
@@ -227,7 +259,11 @@ INLINE void sum_tile_rows(const DepthwiseSums<T>& call, const T* source, const T
         for (int o = 0; o < R; ++o, to += call.result_row) {
             if constexpr (kTwoWindows<KIND>) {
                 store_columns<T>(to, count, interleave_low<T>(v[0][o], v[1][o]));
-                store_columns<T>(to + L, count - L, interleave_high<T>(v[0][o], v[1][o]));
+                store_columns<T>(to + (kPairs<KIND> ? call.result_channel : L),
+                                 kPairs<KIND> ? count : count - L, interleave_high<T>(v[0][o], v[1][o]));
+            } else if constexpr (kPairs<KIND>) {
+                store_lanes<T>(to, count, v[0][o]);
+                store_lanes<T>(to + call.result_channel - L / 2, L / 2, L / 2 + count, v[0][o]);
             } else {
                 store_columns<T>(to, count, v[0][o]);
             }
@@ -235,28 +271,33 @@ INLINE void sum_tile_rows(const DepthwiseSums<T>& call, const T* source, const T
     }
 }
 
-// Rows first, first + 1, ... of a channel's results, as long as R are left; returns the next. Not inlined: in
-// functions much larger than this, compilers run out of registers.
+// Rows first, first + 1, ... of the results of a channel or a pair, as long as R are left; returns the next.
+// Not inlined: in functions much larger than this, compilers run out of registers.
 template <class T, DepthwiseKind KIND, int R>
 __attribute__((noinline)) Index sum_rows(const DepthwiseSums<T>& call, const T* source, const T* weight,
-                                         T channel_bias, Index first, T* result) {
-    const Vector<T> bias = broadcast(channel_bias);
+                                         const T* channel_bias, Index first, T* result) {
+    const Vector<T> bias =
+        channel_bias == nullptr ? Vector<T>{} : broadcast_to<T, KIND>(channel_bias, call.bias_channel);
     Index i = first;
     for (; i + R <= call.rows; i += R) {
         const Index r = call.first_row + i;
         fetch_source(call.windows[0], source, r, R);
+        if constexpr (kPairs<KIND>)
+            fetch_source(call.windows[0], source + call.source_channel, r, R);
         sum_tile_rows<T, KIND, R>(call, source, weight, bias, r, result + i * call.result_row);
     }
     return i;
 }
 
 template <class T, DepthwiseKind KIND>
-INLINE void sum_channels(const DepthwiseSums<T>& call) {
+INLINE void sum_channels(DepthwiseSums<T> call) {
+    constexpr int TOGETHER = kPairs<KIND> ? 2 : 1;
     const bool shares = call.windows[0].row_step == kStep<KIND> * call.windows[0].unit;
-    const T *source = call.source, *weight = call.weight;
+    const T *source = call.source, *weight = call.weight, *bias = call.bias;
     T* result = call.result;
-    for (Index c = 0; c < call.channels; ++c) {
-        const T bias = call.bias == nullptr ? T{} : call.bias[c];
+    for (Index c = 0; c < call.channels; c += TOGETHER) {
+        if (c + TOGETHER > call.channels) // the last one makes a pair with itself
+            call.source_channel = call.weight_channel = call.result_channel = call.bias_channel = 0;
         Index i = 0;
         if (shares) {
             i = sum_rows<T, KIND, kDepthwiseRows>(call, source, weight, bias, 0, result);
@@ -268,9 +309,11 @@ INLINE void sum_channels(const DepthwiseSums<T>& call) {
         }
         if (i < call.rows)
             sum_rows<T, KIND, 1>(call, source, weight, bias, i, result);
-        source += call.source_channel;
-        weight += call.weight_channel;
-        result += call.result_channel;
+        source += TOGETHER * call.source_channel;
+        weight += TOGETHER * call.weight_channel;
+        result += TOGETHER * call.result_channel;
+        if (bias != nullptr)
+            bias += TOGETHER;
     }
 }
 
@@ -283,6 +326,17 @@ void depthwise_sums(const DepthwiseSums<T>& call) {
         return sum_channels<T, DepthwiseKind::step_two>(call);
     case DepthwiseKind::two_windows:
         return sum_channels<T, DepthwiseKind::two_windows>(call);
+    case DepthwiseKind::step_one_pairs:
+        if constexpr (kHasPairs<T>)
+            sum_channels<T, DepthwiseKind::step_one_pairs>(call);
+        return;
+    case DepthwiseKind::step_two_pairs:
+        if constexpr (kHasPairs<T>)
+            sum_channels<T, DepthwiseKind::step_two_pairs>(call);
+        return;
+    case DepthwiseKind::two_windows_pairs:
+        if constexpr (kHasPairs<T>)
+            sum_channels<T, DepthwiseKind::two_windows_pairs>(call);
     }
 }
 
@@ -345,7 +399,12 @@ INLINE void multiply_tile_rows(const DepthwiseProducts<T>& call, const T* source
         const T* g = gradient + j;
 #pragma GCC unroll 8
         for (int o = 0; o < R; ++o, g += call.gradient_row) {
-            rows[0][o] = count == L ? load(g) : load_lanes<T>(g, 0, count);
+            if constexpr (kPairs<KIND>)
+                rows[0][o] =
+                    joined<T>(load_lanes<T>(g, 0, count),
+                              load_lanes<T>(g + call.gradient_channel - L / 2, L / 2, L / 2 + count));
+            else
+                rows[0][o] = count == L ? load(g) : load_lanes<T>(g, 0, count);
             if constexpr (SHIFTS > 1)
                 rows[1][o] = lanes_from<T, L - 1>(rows[0][o]);
             if constexpr (SHIFTS > 2)
@@ -367,6 +426,8 @@ __attribute__((noinline)) Index multiply_rows(const DepthwiseProducts<T>& call, 
     for (; i + R <= call.rows; i += R) {
         const T* g = gradient + i * call.gradient_row;
         fetch_source(*call.windows, source, call.first_row + i, R);
+        if constexpr (kPairs<KIND>)
+            fetch_source(*call.windows, source + call.source_channel, call.first_row + i, R);
         fetch(g, R * call.gradient_row * static_cast<Index>(sizeof(T)));
         multiply_tile_rows<T, KIND, R>(call, source, g, call.first_row + i, sums);
     }
@@ -374,11 +435,15 @@ __attribute__((noinline)) Index multiply_rows(const DepthwiseProducts<T>& call, 
 }
 
 template <class T, DepthwiseKind KIND>
-INLINE void multiply_channels(const DepthwiseProducts<T>& call) {
+INLINE void multiply_channels(DepthwiseProducts<T> call) {
+    constexpr int TOGETHER = kPairs<KIND> ? 2 : 1;
     const bool shares = call.windows->row_step == kStep<KIND> * call.windows->unit;
     const T *source = call.source, *gradient = call.gradient;
     T* sums = call.sums;
-    for (Index c = 0; c < call.channels; ++c) {
+    for (Index c = 0; c < call.channels; c += TOGETHER) {
+        if (c + TOGETHER >
+            call.channels) // the last one makes a pair with itself, whose upper half nobody reads
+            call.source_channel = call.gradient_channel = 0;
         Index i = 0;
         if (shares) {
             i = multiply_rows<T, KIND, kDepthwiseRows>(call, source, gradient, 0, sums);
@@ -387,46 +452,78 @@ INLINE void multiply_channels(const DepthwiseProducts<T>& call) {
         }
         if (i < call.rows)
             multiply_rows<T, KIND, 1>(call, source, gradient, i, sums);
-        source += call.source_channel;
-        gradient += call.gradient_channel;
+        source += TOGETHER * call.source_channel;
+        gradient += TOGETHER * call.gradient_channel;
         sums += call.sums_channel;
     }
 }
 
 template <class T>
 void depthwise_products(const DepthwiseProducts<T>& call) {
+    if constexpr (kHasPairs<T>) {
+        if (call.kind == DepthwiseKind::step_one_pairs)
+            return multiply_channels<T, DepthwiseKind::step_one_pairs>(call);
+        if (call.kind == DepthwiseKind::step_two_pairs)
+            return multiply_channels<T, DepthwiseKind::step_two_pairs>(call);
+    }
     if (call.kind == DepthwiseKind::step_one)
         multiply_channels<T, DepthwiseKind::step_one>(call);
     else
         multiply_channels<T, DepthwiseKind::step_two>(call);
 }
 
+// Lanes 0, N, 2*N, ... = the sums of N lanes from there on.
+template <class T, int N>
+INLINE Vector<T> sum_lanes(Vector<T> v) {
+    if constexpr (N > 8)
+        v += lanes_from<T, 8>(v);
+    if constexpr (N > 4)
+        v += lanes_from<T, 4>(v);
+    if constexpr (N > 2)
+        v += lanes_from<T, 2>(v);
+    if constexpr (N > 1)
+        v += lanes_from<T, 1>(v);
+    return v;
+}
+
 template <class T>
 void add_lanes(T* sums, Index count, double* totals) {
     constexpr int L = kLanes<T>;
     for (Index i = 0; i < count; ++i, sums += L) {
-        Vector<T> v = load(sums);
-        if constexpr (L > 8)
-            v += lanes_from<T, 8>(v);
-        if constexpr (L > 4)
-            v += lanes_from<T, 4>(v);
-        if constexpr (L > 2)
-            v += lanes_from<T, 2>(v);
-        v += lanes_from<T, 1>(v);
+        const Vector<T> v = sum_lanes<T, L>(load(sums));
         totals[i] += static_cast<double>(v[0]);
+        store(sums, Vector<T>{});
+    }
+}
+
+template <class T>
+void add_halves(T* sums, Index count, double* lower, double* upper) {
+    constexpr int L = kLanes<T>;
+    for (Index i = 0; i < count; ++i, sums += L) {
+        const Vector<T> v = sum_lanes<T, L / 2>(load(sums));
+        lower[i] += static_cast<double>(v[0]);
+        if (upper != nullptr)
+            upper[i] += static_cast<double>(v[L / 2]);
         store(sums, Vector<T>{});
     }
 }
 
 // --- the table ---------------------------------------------------------------------------------------------
 
+template <class T, DepthwiseKind KIND>
+constexpr int kPairResults = kHasPairs<T> ? kResults<T, KIND> : 0;
+
 template <class T>
 constexpr DepthwiseTiles<T> depthwise_table() {
     return {{kTapColumns<T, DepthwiseKind::step_one>, kTapColumns<T, DepthwiseKind::step_two>,
-             kTapColumns<T, DepthwiseKind::two_windows>},
+             kTapColumns<T, DepthwiseKind::two_windows>, kTapColumns<T, DepthwiseKind::step_one_pairs>,
+             kTapColumns<T, DepthwiseKind::step_two_pairs>, kTapColumns<T, DepthwiseKind::two_windows_pairs>},
             {kResults<T, DepthwiseKind::step_one>, kResults<T, DepthwiseKind::step_two>,
-             kResults<T, DepthwiseKind::two_windows>},
+             kResults<T, DepthwiseKind::two_windows>, kPairResults<T, DepthwiseKind::step_one_pairs>,
+             kPairResults<T, DepthwiseKind::step_two_pairs>,
+             kPairResults<T, DepthwiseKind::two_windows_pairs>},
             depthwise_sums<T>,
             depthwise_products<T>,
-            add_lanes<T>};
+            add_lanes<T>,
+            add_halves<T>};
 }

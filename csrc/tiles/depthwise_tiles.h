@@ -23,7 +23,7 @@ struct DepthwisePiece {
     Index row;             // of the source, less `top`, that the first tap reads for row 0 of the results
     Index weight;          // of the first tap
     int rows, columns;     // of the block
-    std::uint32_t read[2]; // by vector, the lanes that lie inside the source, as bits
+    std::uint32_t read[2]; // by vector, the lanes that lie inside the source, as bits; of pairs by channel
     std::uint32_t used[kDepthwiseTapColumns]; // by tap column, those that also belong to a result
     bool whole;                               // whether all lanes do both
 };
@@ -43,8 +43,13 @@ struct DepthwiseWindows {
 enum class DepthwiseKind {
     step_one, // columns with step 1
     step_two,
-    two_windows // one of the even result columns and one of the odd ones, both with step 1
+    two_windows, // one of the even result columns and one of the odd ones, both with step 1
+    // The same of rows so short that two channels share a vector: each half of the lanes is a row of one.
+    step_one_pairs,
+    step_two_pairs,
+    two_windows_pairs
 };
+constexpr int kDepthwiseKinds = 6;
 
 // `channels` channels of results, from one to the next `..._channel` apart.
 template <class T>
@@ -54,7 +59,7 @@ struct DepthwiseSums {
     const T *source, *weight;
     const T *array, *array_end; // what `source` lies in, and may be read
     T* result;                  // of row first_row
-    Index source_channel, weight_channel, result_channel, channels;
+    Index source_channel, weight_channel, result_channel, bias_channel, channels;
     Index first_row, rows, columns; // of a channel's results
     Index result_row;               // from one row of results to the next
     const T* bias;                  // one value per channel, or null
@@ -71,13 +76,13 @@ struct DepthwiseProducts {
     Index source_channel, gradient_channel, sums_channel, channels;
     Index first_row, rows, columns; // of a channel's gradient
     Index gradient_row;             // from one of its rows to the next
-    T* sums;                        // by weight, one vector each
+    T* sums;                        // by weight, one vector each, which the channels of a pair share
 };
 
 template <class T>
 struct DepthwiseTiles {
-    int tap_columns[3]; // of a block of taps at most, by kind; rows: kDepthwiseTapRows
-    int results[3];     // of a vector and window, by kind
+    int tap_columns[kDepthwiseKinds]; // of a block of taps at most, by kind; rows: kDepthwiseTapRows
+    int results[kDepthwiseKinds];     // of a vector (a half, of pairs) and window; 0 where there are no tiles
 
     // result[(r - first_row)*result_row + j] = activation(bias + sum over taps of weight * source), for every
     // channel, r in [first_row, first_row + rows) and j in [0, columns). Nothing else is touched.
@@ -90,6 +95,9 @@ struct DepthwiseTiles {
 
     // totals[i] += the sum of the lanes of vector i of `sums`, which becomes 0, for i in [0, count).
     void (*add_lanes)(T* sums, Index count, double* totals);
+
+    // The same of each half: to `lower` and, unless it is null, to `upper`.
+    void (*add_halves)(T* sums, Index count, double* lower, double* upper);
 };
 
 } // namespace fastconv

@@ -50,6 +50,19 @@ INLINE Vector<T> odd_lanes(Vector<T> a, Vector<T> b) {
         return __builtin_shufflevector(a, b, 1, 3);
 }
 
+// The lower half of a and the upper half of b.
+template <class T>
+INLINE Vector<T> halves(Vector<T> a, Vector<T> b) {
+    if constexpr (kLanes<T> == 16)
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31);
+    else if constexpr (kLanes<T> == 8)
+        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 12, 13, 14, 15);
+    else if constexpr (kLanes<T> == 4)
+        return __builtin_shufflevector(a, b, 0, 1, 6, 7);
+    else
+        return __builtin_shufflevector(a, b, 0, 3);
+}
+
 // Lanes N, N + 1, ... of a, and then the first N.
 template <class T, int N>
 INLINE Vector<T> lanes_from(Vector<T> a) {

@@ -14,33 +14,39 @@ LEAKY_SLOPE = 0.01  # PyTorch's default
 
 def relu(y: Array) -> Array:
     """Zero below zero."""
-    return np.asarray(np.maximum(y, 0))
+    result: Array = np.maximum(y, 0)
+    return result
 
 
 def relu6(y: Array) -> Array:
     """As `relu`, and six above six."""
-    return np.asarray(np.clip(y, 0, 6))
+    result: Array = np.clip(y, 0, 6)
+    return result
 
 
 def leaky_relu(y: Array) -> Array:
     """A hundredth of it below zero."""
-    return np.asarray(np.maximum(y, LEAKY_SLOPE * y))
+    result: Array = np.maximum(y, LEAKY_SLOPE * y)
+    return result
 
 
 def elu(y: Array) -> Array:
     """``exp(y) - 1`` below zero."""
-    return np.asarray(np.maximum(y, 0) + np.expm1(np.minimum(y, 0)))
+    result: Array = np.maximum(y, 0) + np.expm1(np.minimum(y, 0))
+    return result
 
 
 def sigmoid(y: Array) -> Array:
     """``1 / (1 + exp(-y))``."""
     e = np.exp(-np.abs(y))  # never overflows
-    return np.asarray(np.maximum(e, y >= 0) / (1 + e))
+    result: Array = np.maximum(e, y >= 0) / (1 + e)
+    return result
 
 
 def tanh(y: Array) -> Array:
     """The hyperbolic tangent."""
-    return np.asarray(np.tanh(y))
+    result: Array = np.tanh(y)
+    return result
 
 
 def silu(y: Array) -> Array:

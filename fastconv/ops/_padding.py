@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,8 @@ def pad(op: str, x: Array, pads: Pairs, mode: str) -> Array:
                 source = _source(x.shape[axis], low, high, mode)
             except ValueError as error:  # beyond the address space
                 raise MemoryError(f"{op}: padding ({low}, {high}) is too large to copy") from error
-            x = x.take(source, axis=axis)
+            library = sys.modules[type(x).__module__.partition(".")[0]]  # which takes indices of its own
+            x = x.take(library.asarray(source), axis=axis)
     return x
 
 

@@ -9,6 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 CSRC    := $(sort $(wildcard csrc/*.cpp csrc/tiles/*.cpp))
 HEADERS := $(sort $(wildcard csrc/*.h csrc/tiles/*.h csrc/*.inl csrc/tiles/*.inl))
+CUDA    := $(sort $(wildcard fastconv/backends/cupy/cuda/*.cuh tests/emulator/*.h tests/emulator/*.cuh))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -80,7 +81,7 @@ lint: $(VENV)/lint.stamp build/native.stamp lint-aarch64  ## check style, types,
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest fastconv._native
-	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(HEADERS)
+	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(HEADERS) $(CUDA)
 	$(CXX) $(WARNINGS) -Werror -fsyntax-only $(PYBIND) $(CSRC)
 	$(CXX) $(WARNINGS) -Werror -fsyntax-only $(PYBIND) $(OPENMP) $(CSRC)
 	$(BIN)/clang-tidy --quiet $(CSRC) -- $(WARNINGS) $(PYBIND)

@@ -1,13 +1,14 @@
 """Fixtures: every backend that computes here, the compiled one with each of its instruction sets.
 
-FASTCONV_TEST_BACKENDS=cpp,numba
-    Test these backends only (by default, all that work here).
-FASTCONV_REQUIRE_BACKENDS=cpp,numba
+FASTCONV_TEST_BACKENDS=cpp,numba,emulator
+    Test these backends only (by default, all that work here). The emulator is the CUDA backend down to its launches,
+    and the kernels' own source on the CPU (tests/emulator).
+FASTCONV_REQUIRE_BACKENDS=cpp,numba,emulator
     Fail at once where one of these does not work, instead of leaving it out.
 FASTCONV_REQUIRE_TORCH=1, FASTCONV_REQUIRE_DATA=1
     Run what needs PyTorch, or Fashion-MNIST where Debian puts it, even where that is missing: to fail, not to skip.
 FASTCONV_EXPECT_SANITIZED=1
-    Test the compiled backend only, and fail at once unless it was built with AddressSanitizer.
+    Test the compiled backend, and the emulator, only; fail at once unless they are built with AddressSanitizer.
 """
 
 import importlib
@@ -22,9 +23,13 @@ import pytest
 
 os.environ.pop("FASTCONV_BACKEND", None)  # tests name their backends
 
+import emulator
+
 import fastconv
 from fastconv import config
+from fastconv.backends import BACKENDS, Row
 
+EMULATOR = "emulator"  # a backend of these tests: no other process knows it
 CPU_BACKENDS = ("reference", "cpp", "numba")
 SANITIZED = os.environ.get("FASTCONV_EXPECT_SANITIZED", "0") not in ("", "0")
 
@@ -54,16 +59,16 @@ def isas_of(backend: str) -> tuple[str | None, ...]:
 if SANITIZED:  # it watches the ends of what malloc gives
     os.environ["FASTCONV_CACHE_BYTES"] = "0"
 
-STATE = fastconv.available_backends()
+STATE = {**fastconv.available_backends(), EMULATOR: emulator.available()}
 if STATE["cpp"] is True:  # a recycled buffer may hold the right result of the call before
     importlib.import_module("fastconv._native").set_poison(True)
-TESTED = [
-    name
-    for name in (("cpp",) if SANITIZED else names_in("FASTCONV_TEST_BACKENDS", CPU_BACKENDS))
-    if STATE[name] is True
-]
+WANTED = ("cpp", EMULATOR) if SANITIZED else names_in("FASTCONV_TEST_BACKENDS", (*CPU_BACKENDS, EMULATOR))
+TESTED = [name for name in WANTED if name != EMULATOR and STATE[name] is True]
+EMULATED = EMULATOR in WANTED and STATE[EMULATOR] is True
 TARGETS = [Target(name, isa) for name in TESTED for isa in isas_of(name)]
 THREADED_TARGETS = [target for target in TARGETS if target.backend != "reference"]
+if EMULATED:
+    TARGETS.append(Target(EMULATOR))
 if "cpp" in TESTED and "OpenMP 20" in importlib.import_module("fastconv._native").parallel_description():
     THREADED_TARGETS.append(Target("cpp", isas_of("cpp")[0], openmp=True))
 
@@ -73,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     required = ("cpp",) if SANITIZED else names_in("FASTCONV_REQUIRE_BACKENDS", ())
     for name in required:
-        if name not in TESTED:
+        if name not in TESTED and not (name == EMULATOR and EMULATED):
             raise pytest.UsageError(
                 f"backend {name!r} is required and not tested: {STATE.get(name, 'unknown')}"
             )
@@ -84,12 +89,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    missing = [f"{name} ({STATE[name]})" for name in CPU_BACKENDS if STATE[name] is not True]
+    expected = (*CPU_BACKENDS, EMULATOR)
+    missing = [f"{name} ({STATE[name]})" for name in expected if STATE[name] is not True]
     return [f"fastconv: {', '.join(map(str, TARGETS))}", *(f"fastconv: without {text}" for text in missing)]
 
 
 @contextmanager
 def chosen(target: Target) -> Iterator[Target]:
+    if target.backend == EMULATOR:
+        BACKENDS[EMULATOR] = Row("emulator", "numpy", None)
+        try:
+            yield target
+        finally:
+            del BACKENDS[EMULATOR]
+        return
     if target.isa is None:
         yield target
         return

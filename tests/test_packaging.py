@@ -113,7 +113,7 @@ def test_sdist_holds_every_source(sdist):
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".cpp", ".h", ".inl")]
-    wanted += [p for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".py", ".pyi", ".typed")]
+    wanted += [p for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".py", ".pyi", ".typed", ".cuh")]
     wanted += (ROOT / "tests").rglob("*.py")
     wanted += [ROOT / name for name in ("LICENSE", "README.md", "CHANGELOG.md", "setup.py", "Makefile")]
     assert len(wanted) > 50
@@ -127,7 +127,8 @@ def test_wheel_holds_the_package_and_nothing_else(serial_wheel):
         held = set(archive.namelist())
     folders = {name.partition("/")[0] for name in held}
     assert folders == {"fastconv", f"fastconv-{fastconv.__version__}.dist-info"}
-    wanted = {str(p.relative_to(ROOT)) for p in (ROOT / "fastconv").rglob("*") if p.suffix in (".py", ".pyi")}
+    suffixes = (".py", ".pyi", ".cuh")
+    wanted = {str(p.relative_to(ROOT)) for p in (ROOT / "fastconv").rglob("*") if p.suffix in suffixes}
     assert not {*wanted, "fastconv/py.typed"} - held
     assert [name for name in held if re.fullmatch(r"fastconv/_native\..*so", name)]
     assert serial_wheel.stat().st_size < 5e6

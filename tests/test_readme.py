@@ -2,7 +2,7 @@
 
 import contextlib
 import doctest
-import importlib
+import importlib.util
 import inspect
 import io
 import pkgutil
@@ -84,6 +84,8 @@ def modules_with_docstrings():
     unusable = {
         BACKENDS[name].module for name, usable in fastconv.available_backends().items() if usable is not True
     }
+    if importlib.util.find_spec("cupy") is None:
+        unusable.add("fastconv.backends.cupy.compile")
     for found in pkgutil.walk_packages(fastconv.__path__, "fastconv.", onerror=lambda _: None):
         if found.name not in {*unusable, "fastconv.__main__", "fastconv._native"}:
             yield found.name

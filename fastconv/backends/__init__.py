@@ -30,7 +30,7 @@ BACKENDS: dict[str, Row] = {
     "reference": Row("fastconv.backends.reference", "numpy", "pip install fastconv"),
     "cpp": Row("fastconv.backends.cpp", "numpy", "pip install --force-reinstall fastconv"),
     "numba": Row("fastconv.backends.numba_cpu", "numpy", "pip install 'fastconv[numba]'"),
-    "cupy": Row("fastconv.backends.cupy", "cupy", None),
+    "cupy": Row("fastconv.backends.cupy.backend", "cupy", "pip install 'fastconv[cuda]', and a CUDA device"),
 }
 _replacement: ContextVar[Callable[[Backend], Backend] | None] = ContextVar(
     "fastconv_replacement", default=None

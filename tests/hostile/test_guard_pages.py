@@ -3,7 +3,6 @@
 Every backend and instruction set runs the same list in a child; a fault ends it and names the call.
 """
 
-import importlib
 from collections.abc import Iterator
 from functools import cache
 
@@ -19,11 +18,11 @@ from cases import (
     winograd_problem,
 )
 from child import Died, Enter, in_child
-from conftest import SANITIZED, TARGETS, Target
+from conftest import SANITIZED, TARGETS, Target, chosen
 from guard import SIDES, guarded, guarded_all
 
 from fastconv import backends
-from fastconv.backends.protocol import KERNELS
+from fastconv.backends.protocol import KERNELS, Backend
 from fastconv.config import config_context
 from fastconv.geometry import ConvGeometry, PoolGeometry, conv_geometry, pool_geometry
 from fastconv.testing import Problem, make_problem
@@ -105,10 +104,12 @@ def test_guard_pages_by_winograd(target: Target, kernel: str):
 
 def wrong_problems(target: Target, listed: list[Problem], algorithm: str, enter: Enter) -> list[str]:
     """The calls with wrong results, or that wrote into the margin of an output."""
-    if target.isa is not None:
-        importlib.import_module("fastconv._native").set_isa(target.isa)
-    backend = backends.load(target.backend)
-    wrong = []
+    with chosen(target):
+        backend = backends.load(target.backend)
+        return list(_wrong_problems(backend, listed, algorithm, enter))
+
+
+def _wrong_problems(backend: Backend, listed: list[Problem], algorithm: str, enter: Enter) -> Iterator[str]:
     for problem in listed:
         for side in SIDES:
             name = f"{problem.kernel} {problem.geometry} {problem.dtypes[0]} flush at the {side}"
@@ -122,13 +123,12 @@ def wrong_problems(target: Target, listed: list[Problem], algorithm: str, enter:
             with config_context(algorithm=algorithm):
                 getattr(backend, problem.kernel)(*guarded_all(problem.inputs, side), *arrays, *geometry)
             if not all(output.margin_is_whole() for output in outputs):
-                wrong.append(f"{name}: wrote beside an output")
+                yield f"{name}: wrote beside an output"
             for array, expected, bound in zip(arrays, problem.expected, problem.bounds, strict=True):
                 with np.errstate(invalid="ignore"):  # infinity minus infinity
                     same = (array == expected) | (np.abs(array.astype(float) - expected) <= bound)
                 if not same.all():
-                    wrong.append(f"{name}: {np.count_nonzero(~same)} of {same.size} elements are wrong")
-    return wrong
+                    yield f"{name}: {np.count_nonzero(~same)} of {same.size} elements are wrong"
 
 
 @pytest.mark.parametrize("side", SIDES)

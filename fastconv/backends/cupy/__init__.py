@@ -1,3 +1,1 @@
-"""The place of the CUDA backend; this version has no CUDA kernels."""
-
-raise ImportError("this version of fastconv has no CUDA kernels")
+"""CUDA kernels for CuPy's arrays; `fastconv.backends.cupy.backend` is the backend, the only file that needs a GPU."""

@@ -13,10 +13,10 @@ CUDA    := $(sort $(wildcard fastconv/backends/cupy/cuda/*.cuh tests/emulator/*.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench asan build clean
+.PHONY: help demo test lint bench asan cuda-check build clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.stamp build/native.stamp  ## train a small network on handwritten digits (sets up everything)
 	$(BIN)/fastconv train digits
@@ -116,3 +116,18 @@ asan: $(VENV)/test.stamp  ## run the smoke tests on a build with AddressSanitize
 	    --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD='$(PRELOAD)' ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	    PYTHONPATH=$(SANITIZED)/lib FASTCONV_EXPECT_SANITIZED=1 $(BIN)/pytest -m smoke $(PYTEST_ARGS)
+
+# --- CUDA --------------------------------------------------------------------------------------------------------
+
+# NVIDIA's compiler and CuPy, which need no GPU for this, in an environment of their own.
+CUDA_CHECK := build/cuda
+CUDA_NEEDS  = $$($(BIN)/python -c 'import tomllib; \
+    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda"])')
+
+$(CUDA_CHECK)/stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv --clear --without-pip $(CUDA_CHECK)
+	$(PIP) --python $(CUDA_CHECK)/bin/python install $(CUDA_NEEDS) nvidia-cuda-nvdisasm
+	@touch $@
+
+cuda-check: $(CUDA_CHECK)/stamp  ## compile the CUDA kernels for every architecture and look at what came of it (no GPU)
+	PYTHONPATH=. $(CUDA_CHECK)/bin/python tests/cuda_check.py

@@ -38,6 +38,7 @@ FLAGS = (
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",
+    "-Wno-maybe-uninitialized",
 )
 OPTIMIZED, CHECKED = ("-O2",), ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address")
 

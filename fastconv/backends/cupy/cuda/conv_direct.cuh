@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(256, 1)
             sum.add(left[pixel.other] * sources[pixel.source + tap.source]);
     }
     sums.of[threadIdx.x] = sum.value();
-    for (int half = 128; half > 0; half /= 2) {
+    for (unsigned half = 128; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half)
             sums.of[threadIdx.x] += sums.of[threadIdx.x + half];

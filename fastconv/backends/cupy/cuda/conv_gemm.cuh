@@ -12,8 +12,12 @@ struct alignas(16) Panels {
     Point<I> terms[2][kChunk]; // of this chunk and the next
 };
 
+// Blocks that a multiprocessor has registers for at least.
+template <class T, int TM, int TN>
+constexpr int kResident = sizeof(T) * TM * TN > 64 ? 1 : 2;
+
 template <class T, class I, int M, int N, int K, int TM, int TN, bool kGradWeight>
-__global__ void __launch_bounds__((M / TM) * (N / TN))
+__global__ void __launch_bounds__((M / TM) * (N / TN), (kResident<T, TM, TN>))
     conv_gemm(const Convolution<I> p, const T* sources, const T* lefts, const T* bias, T* results,
               T* partial) {
     constexpr int kThreads = (M / TM) * (N / TN), kLeft = M * K / kThreads, kRight = K * N / kThreads;

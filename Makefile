@@ -13,7 +13,7 @@ CUDA    := $(sort $(wildcard fastconv/backends/cupy/cuda/*.cuh tests/emulator/*.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench asan cuda-check build clean
+.PHONY: help demo test lint bench asan cuda-check gpu build clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -131,3 +131,7 @@ $(CUDA_CHECK)/stamp: pyproject.toml | $(BIN)/python
 
 cuda-check: $(CUDA_CHECK)/stamp  ## compile the CUDA kernels for every architecture and look at what came of it (no GPU)
 	PYTHONPATH=. $(CUDA_CHECK)/bin/python tests/cuda_check.py
+
+# With the machine's own Python and what it has: CuPy, and PyTorch where cuDNN is to be compared with.
+gpu:  ## check and time the CUDA backend on a GPU
+	PYTHONPATH=.:tests $(PYTHON) benchmarks/gpu.py $(GPU_ARGS)

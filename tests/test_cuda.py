@@ -4,7 +4,7 @@ The tests of all backends run on the emulator, too. `make cuda-check` compiles t
 """
 
 import ctypes
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -16,7 +16,7 @@ import emulator
 import numpy as np
 import pytest
 from cases import ADAPTIVE, CONVS, POOLS, TRANSPOSED, Conv, problem
-from conftest import EMULATED
+from conftest import EMULATED, Target, chosen
 from emulator import EmulatorError, device
 
 import fastconv
@@ -414,6 +414,69 @@ def test_messages_of_the_compiler(compiling):
     compiling.nvrtc.compileProgram = refuse
     with pytest.raises(RuntimeError, match=r"conv_gemm<.* for sm_90: NVRTC_ERROR_COMPILATION\nsome words"):
         compiling.machine_code(KERNEL, "sm_90")
+
+
+# --- what `make gpu` does, as far as it goes without ---
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@emulated
+def test_gpu_verifies(gpu, monkeypatch):
+    some = [
+        problem("conv_forward", CASES["nothing-is-square"].geometry, "float32", bias=True),
+        problem("conv_grad_weight", CASES["dcgan"].geometry, "float64"),
+        problem("max_pool", WINDOWS["resnet"].geometry, "float32"),
+    ]
+    assert len(list(gpu.problems())) > 500
+    monkeypatch.setattr(gpu, "problems", lambda: iter(some))
+    passed, failed = gpu.verify(emulator, device, np.copy, np.asarray)
+    assert not failed
+    assert passed == 1 + len(some) + len(TILES["float32"]) + len(TILES["float64"])
+
+    def nothing(*arguments):
+        return -1
+
+    broken = SimpleNamespace(**{**vars(emulator), "max_pool": nothing})
+    assert len(gpu.verify(broken, device, np.copy, np.asarray)[1]) == 2
+
+
+@emulated
+def test_gpu_asks_both_for_the_same(gpu):
+    torch = pytest.importorskip("torch")
+    window = {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
+    plain = gpu.ConvLayer("plain", 4, 6, (9, 8), **window, groups=2)
+    up = gpu.ConvLayer("up", 4, 6, (5, 4), **window, transposed=True, output_padding=(1, 0))
+    pooled = [gpu.PoolLayer(kind, kind, 3, 9, 3, 2, 1) for kind in ("max", "avg")]
+    with chosen(Target("emulator")), fastconv.use_backend("emulator"):
+        for layer in (plain, up, *pooled, gpu.PoolLayer("adaptive", "avg", 3, 9, adaptive=4)):
+            for direction in layer.directions:
+                call, arrays = gpu.own_call(np, layer, 2, direction)
+                for nhwc in (False, True):
+                    expected = gpu.torch_call(torch, layer, direction, arrays, nhwc)().numpy()
+                    np.testing.assert_allclose(call(), expected, rtol=1e-4, atol=1e-5, err_msg=layer.name)
+                assert gpu.floor(layer, 2, 1e12, 1e13) > 0
+    assert len({layer.name for _, layer in gpu.layers(gpu.NETWORKS)}) > 50
+
+
+def test_gpu_tells_and_draws(gpu, tmp_path):
+    rows = [
+        gpu.Times("a", 32, "forward", 1e-5, 2e-5, 4e-5, 1e-5),
+        gpu.Times("b", 32, "forward", 1e-5, 2e-5, 1e-5, None),
+    ]
+    assert gpu.means(rows) == pytest.approx({"forward, NCHW": 1.0, "forward, NHWC": 0.5})
+    assert [float(cell) for cell in gpu.shown(rows[0]).split()[3:]] == [10, 20, 40, 10, 2]
+    pytest.importorskip("matplotlib")
+    gpu.draw(rows, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 1000
 
 
 # --- the backend, where there is no device ---

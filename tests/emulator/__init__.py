@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv.backends.cupy import conv, pool
 from fastconv.backends.cupy.registry import SOURCES, Kernel, all_kernels
-from fastconv.backends.protocol import Choice
+from fastconv.backends.protocol import Choice, Planned, planned
 
 HEADER = Path(__file__).parent / "cuda_on_cpu.h"
 BUILD = Path(__file__).resolve().parents[2] / "build" / "emulator"
@@ -131,6 +131,7 @@ def _library(source: str, kernels: tuple[Kernel, ...]) -> ctypes.PyDLL:
 
 device = Emulator()
 ALGORITHMS = ("auto", "direct")
+TAKES_NARROW = False
 SILENT = True
 
 
@@ -144,6 +145,11 @@ def conv_grad_input(*arguments: Any) -> None:
 
 def conv_grad_weight(*arguments: Any) -> None:
     conv.conv_grad_weight(device, *arguments)
+
+
+def conv_plan(kernel: str, *arguments: Any) -> Planned:
+    kernels = {"conv_forward": conv_forward, "conv_grad_input": conv_grad_input}
+    return planned(kernels[kernel], *arguments)
 
 
 def max_pool(*arguments: Any) -> None:

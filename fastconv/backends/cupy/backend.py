@@ -14,12 +14,13 @@ import numpy as np
 from fastconv.backends.cupy import compile as nvrtc
 from fastconv.backends.cupy import conv, pool
 from fastconv.backends.cupy.registry import Kernel
-from fastconv.backends.protocol import Choice
+from fastconv.backends.protocol import Choice, Planned, planned
 from fastconv.geometry import ConvGeometry, PoolGeometry
 
 Array = Any  # cupy.ndarray
 
 ALGORITHMS = ("auto", "direct")
+TAKES_NARROW = False
 SILENT = True
 OLDEST = 75  # compute capability times ten: Turing
 
@@ -94,6 +95,14 @@ def conv_grad_weight(x: Array, grad_y: Array, grad_weight: Array, geometry: Conv
     """The derivative by the weights."""
     with x.device:
         conv.conv_grad_weight(_device, x, grad_y, grad_weight, geometry)
+
+
+def conv_plan(
+    kernel: str, weight: Array, bias: Array | None, activation: str | None, geometry: ConvGeometry
+) -> Planned:
+    """A kernel with copies of the weights."""
+    kernels = {"conv_forward": conv_forward, "conv_grad_input": conv_grad_input}
+    return planned(kernels[kernel], weight, bias, activation, geometry)
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:

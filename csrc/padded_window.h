@@ -55,7 +55,7 @@ public:
 
     // Where the first result of a block finds what it reads, for every (source, tap) of a plan.
     std::vector<Index> offsets(const GatherPlan& plan) const {
-        const auto& [d, h, w] = plan.axes;
+        const Index down = plan.axes[1].step, across = plan.axes[2].step;
         const Index part = window_rows_ * row_stride;
         std::vector<Index> all;
         all.reserve(static_cast<std::size_t>(sources_ * plan.taps()));
@@ -65,10 +65,10 @@ public:
                     std::lower_bound(slices_.begin(), slices_.end(), td.offset) - slices_.begin();
                 const Index row = th.offset - origin_[1], column = tw.offset - origin_[2];
                 all.push_back(
-                    (((c * static_cast<Index>(slices_.size()) + slice) * h.step + row % h.step) * w.step +
-                     column % w.step) *
+                    (((c * static_cast<Index>(slices_.size()) + slice) * down + row % down) * across +
+                     column % across) *
                         part +
-                    row / h.step * row_stride + column / w.step);
+                    row / down * row_stride + column / across);
             });
         return all;
     }

@@ -82,7 +82,7 @@ def draw(results: Results, path: Path) -> None:
             drawn = axes.barh(
                 [place + shift for place, _ in pairs], [rate for _, rate in pairs], 0.38, label=label
             )
-            axes.bar_label(drawn, fmt="%.3g", fontsize=7, padding=2)
+            axes.bar_label(drawn, fmt="%.0f", fontsize=7, padding=2)
     if results["ceiling"] is not None:
         axes.axvline(
             results["ceiling"] / 1e9, color="black", linewidth=1, linestyle="--", label="multiply-adds alone"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,12 +180,11 @@ def plan_conv_nd(
     array([4., 6., 6., 4.])
     """
     op = f"plan_conv{ndim}d"
-    call, (w, b) = begin(op, backend, weight=weight, bias=bias)
-    shape, operands = _input_shape(op, ndim, input_shape), _operands(call, w, b, dtype)
-    precision = conv_precision(op, **operands)
-    check_activation(op, activation, precision)
-    layer = conv_layer(op, ndim, shape, w, b, stride, padding, dilation, groups, padding_mode)
-    return _settled(call, layer, activation, precision, operands, shape, w, b)
+
+    def layer_of(shape: Shape, w: Array, b: Array | None) -> Layer:
+        return conv_layer(op, ndim, shape, w, b, stride, padding, dilation, groups, padding_mode)
+
+    return _settled(op, ndim, weight, bias, input_shape, activation, dtype, backend, layer_of)
 
 
 @operation
@@ -228,14 +227,13 @@ def plan_conv_transpose_nd(
         As `conv_transposeNd` does.
     """
     op = f"plan_conv_transpose{ndim}d"
-    call, (w, b) = begin(op, backend, weight=weight, bias=bias)
-    shape, operands = _input_shape(op, ndim, input_shape), _operands(call, w, b, dtype)
-    precision = conv_precision(op, **operands)
-    check_activation(op, activation, precision)
-    layer = conv_transpose_layer(
-        op, ndim, shape, w, b, stride, padding, output_padding, groups, dilation, output_size
-    )
-    return _settled(call, layer, activation, precision, operands, shape, w, b)
+
+    def layer_of(shape: Shape, w: Array, b: Array | None) -> Layer:
+        return conv_transpose_layer(
+            op, ndim, shape, w, b, stride, padding, output_padding, groups, dilation, output_size
+        )
+
+    return _settled(op, ndim, weight, bias, input_shape, activation, dtype, backend, layer_of)
 
 
 def _input_shape(op: str, ndim: int, input_shape: Sequence[int]) -> Shape:
@@ -255,25 +253,31 @@ def _operands(call: Call, weight: Array, bias: Array | None, dtype: Any) -> dict
 
 
 def _settled(
-    call: Call,
-    layer: Layer,
+    op: str,
+    ndim: int,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    input_shape: Sequence[int],
     activation: str | None,
-    precision: Precision,
-    operands: Mapping[str, Array | None],
-    input_shape: Shape,
-    weight: Array,
-    bias: Array | None,
+    dtype: Any,
+    backend: str | None,
+    layer_of: Callable[[Shape, Array, Array | None], Layer],
 ) -> Settled[Plan]:
     """The making of the plan, which needs the weights in the dtype that the kernel computes in."""
+    call, (w, b) = begin(op, backend, weight=weight, bias=bias)
+    shape, operands = _input_shape(op, ndim, input_shape), _operands(call, w, b, dtype)
+    precision = conv_precision(op, **operands)
+    check_activation(op, activation, precision)
+    layer = layer_of(shape, w, b)
 
     def make(weight: Array, bias: Array | None = None) -> Plan:
         run, algorithm, nbytes = _run(call, layer, activation, precision, weight, bias)
         if layer.pads:
             run = of_padded_input(run, call.op, layer.pads, layer.padding_mode)
-        return Plan(call, run, precision, operands, input_shape, layer.shape, algorithm, nbytes)
+        return Plan(call, run, precision, operands, shape, layer.shape, algorithm, nbytes)
 
     unread = ("weight",) * layer.geometry.is_empty
-    return settled(call, make, precision, (), unread=unread, weight=weight, bias=bias)
+    return settled(call, make, precision, (), unread=unread, weight=w, bias=b)
 
 
 def _run(
